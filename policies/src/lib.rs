@@ -1,0 +1,13 @@
+//! What do we do? Policies in, decisions and effects out.
+//!
+//! Pure: no sockets, files, clock, OS randomness, async or environment. Knows models' vocabulary;
+//! must not know: how anything is carried out.
+
+pub mod engine;
+pub mod facts;
+pub mod identity;
+pub mod policy;
+
+pub use engine::{Effect, Engine, Incident, Input, Standing};
+pub use identity::{Identity, SessionId, SubjectId, TokenId};
+pub use policy::PolicySet;
