@@ -1,0 +1,62 @@
+# What people type. `make` alone lists it; CONTRIBUTING.md says more.
+
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup build demo test bench model fmt lint check-rust check-collector check-tidy check-licences check-deploy check-demo
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## install what build and tests need and this machine lacks
+	@scripts/setup test
+
+build: ## the release binary, target/release/gaitway
+	@scripts/setup build
+	$(CARGO) build --release --locked -p gaitway
+
+demo: ## a shop, Gaitway before it, people and bots inside; Ctrl-C ends everything
+	@scripts/setup demo
+	@$(CARGO) build --locked -p gaitway -p gaitway-demo
+	@exec target/debug/gaitway-demo $(DEMO)
+
+test: setup lint check-rust check-collector check-licences check-deploy check-demo ## everything a change must pass
+
+bench: ## figures beside nginx's on this machine (docs/BENCHMARKS.md)
+	@scripts/setup bench
+	$(CARGO) bench --locked -p gaitway-benches
+
+fmt: ## format Rust sources
+	$(CARGO) fmt --all
+
+# The parts of `make test`, each usable alone.
+
+check-tidy: # layout, fences between the rooms, licences, lock files: quick, run it often
+	$(CARGO) test --locked -p gaitway-benches --test tidy
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+check-rust:
+	$(CARGO) test --locked --workspace
+
+check-collector:
+	cd collector-js && npm ci --no-fund --no-audit && npm test
+
+# Licences, bans and sources are also held by the tidy test; cargo-deny adds its own reading where it
+# is installed. Its advisory check needs the advisory database from the network, so it is a release
+# step (CONTRIBUTING.md).
+check-licences:
+	@if command -v cargo-deny >/dev/null 2>&1; then $(CARGO) deny --offline check bans licenses sources; \
+	else echo "cargo-deny is not installed: the tidy test has checked licences, bans and sources"; fi
+
+check-deploy:
+	target/venv/bin/hadolint deploy/Dockerfile
+	target/venv/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	@if command -v systemd-analyze >/dev/null 2>&1; then scripts/check-unit deploy/gaitway.service; fi
+
+# The demo as its own test: within a minute a bot is logged out by mail and every person stays.
+check-demo:
+	$(CARGO) build --locked -p gaitway -p gaitway-demo
+	target/debug/gaitway-demo --seconds 60 --assert
