@@ -6,6 +6,7 @@
 pub mod detector;
 pub mod event;
 pub mod session;
+pub mod sim;
 pub mod time;
 
 pub use detector::{Assessment, Detector, Evidence, Modality, Reason, TelemetryState};
