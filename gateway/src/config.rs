@@ -95,8 +95,14 @@ pub struct Limits {
 pub struct Identity {
     /// Where the app's JWT is found. None of these present: Gaitway's own session cookie.
     pub jwt: Option<Jwt>,
+    /// The app's own opaque session cookie, such as `PHPSESSID`: names the session where no token does.
+    pub app_cookie: Option<String>,
     /// Name of Gaitway's own first-party session cookie.
     pub cookie_name: String,
+    /// Mark it `Secure`; implied by `tls`. Set it where something in front of the gateway speaks TLS.
+    pub cookie_secure: bool,
+    /// Verified tokens and cookies remembered, about 300 bytes each.
+    pub verified_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -106,7 +112,7 @@ pub struct Jwt {
     pub cookie: Option<String>,
     /// Also read `Authorization: Bearer`.
     pub header: bool,
-    /// Accepted algorithms: HS256, RS256, ES256, EdDSA.
+    /// Accepted algorithms: HS256, RS256, PS256, ES256 (each also 384; HS, RS, PS also 512), EdDSA.
     pub algorithms: Vec<String>,
     /// HS256 secret or PEM public key, from a file. Exactly one of the three key sources is set.
     pub key_file: Option<PathBuf>,
@@ -122,6 +128,8 @@ pub struct Jwt {
     pub subject_claim: String,
     /// Claim with groups (array of strings), for policies.
     pub groups_claim: String,
+    /// Refuse tokens without `exp`.
+    pub require_expiry: bool,
     /// Clock leeway for exp and nbf.
     pub leeway_seconds: u64,
     /// Largest token looked at; a longer one is not a token.
@@ -171,10 +179,14 @@ pub struct Revocation {
     pub redis: Option<String>,
     /// File with the Redis password, kept out of the address.
     pub redis_password_file: Option<PathBuf>,
+    /// PEM file with the authorities that may sign a `rediss` server's certificate; the system's if absent.
+    pub redis_ca: Option<PathBuf>,
     /// Prefix of every key and stream in Redis.
     pub key_prefix: String,
     /// Revocations held in memory at most.
     pub entries_max: usize,
+    /// Changes that wait in memory for an unreachable Redis at most.
+    pub queue_max: usize,
     /// How long a revocation lasts when the token does not say when it expires.
     pub default_ttl_seconds: u64,
 }
@@ -309,7 +321,13 @@ impl Default for Limits {
 
 impl Default for Identity {
     fn default() -> Identity {
-        Identity { jwt: None, cookie_name: "gaitway_session".into() }
+        Identity {
+            jwt: None,
+            app_cookie: None,
+            cookie_name: "gaitway_session".into(),
+            cookie_secure: false,
+            verified_max: 100_000,
+        }
     }
 }
 
@@ -327,6 +345,7 @@ impl Default for Jwt {
             session_claims: vec!["sid".into(), "jti".into()],
             subject_claim: "sub".into(),
             groups_claim: "groups".into(),
+            require_expiry: true,
             leeway_seconds: 30,
             token_bytes_max: 8 * 1024,
         }
@@ -350,8 +369,10 @@ impl Default for Revocation {
         Revocation {
             redis: None,
             redis_password_file: None,
+            redis_ca: None,
             key_prefix: "gaitway:".into(),
             entries_max: 1_000_000,
+            queue_max: 100_000,
             default_ttl_seconds: 24 * 3600,
         }
     }

@@ -15,6 +15,7 @@ pub mod ops;
 pub mod outbox;
 pub mod proxy;
 pub mod revocation;
+pub mod secret;
 pub mod shards;
 pub mod standing;
 pub mod store;

@@ -1,1 +1,535 @@
-//! (to be written)
+//! Who is calling: the app's token, the app's session cookie, or Gaitway's own cookie becomes an
+//! `Identity` of pseudonyms. Memory only; keys are fetched elsewhere, in the background.
+//!
+//! Invariant: a token that is not verified gives nothing. Its sender is whoever their cookie says, and
+//! the app decides about its own bad token. Must not know: policies, standings, revocations.
+
+mod jwks;
+mod keys;
+mod token;
+
+use crate::secret::{InstallSecret, Purpose, SecretError};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gaitway_models::Timestamp;
+use gaitway_policies::{Identity, SessionId};
+use http::HeaderMap;
+use jwks::{Jwks, Keys, Timing};
+use keys::KeySet;
+use quick_cache::sync::Cache;
+use sha2::{Digest, Sha256};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use token::{Rejection, Rules};
+
+/// Turns request headers into callers. One for the process; cheap to call from every thread.
+pub struct Identifier {
+    jwt: Option<JwtSource>,
+    app_cookie: Option<String>,
+    own_cookie: String,
+    secure: bool,
+    secret: Arc<InstallSecret>,
+    verified: Cache<CacheKey, Arc<Known>>,
+    /// Session of a cookie → the token's identity seen together with it, since telemetry requests of a
+    /// page carry the cookie but not the page's `Authorization` header.
+    aliases: Cache<SessionId, Arc<Known>>,
+    refresher: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// Who sent a request.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    Known(Arc<Identity>),
+    /// Nothing to know them by, so they get a cookie: the full value of a `Set-Cookie` header.
+    New {
+        identity: Arc<Identity>,
+        set_cookie: String,
+    },
+}
+
+impl Caller {
+    pub fn identity(&self) -> &Arc<Identity> {
+        match self {
+            Caller::Known(identity) | Caller::New { identity, .. } => identity,
+        }
+    }
+}
+
+/// Everyone a request claims to be, with proof.
+#[derive(Clone, Debug)]
+pub struct Identified {
+    pub caller: Caller,
+    /// Further verified identities in the same request (a second token, a repeated cookie). Nearly
+    /// always empty. The app may honour any of them, so the revocation board must be asked about each:
+    /// otherwise a revoked token slips through behind a good one.
+    pub others: Vec<Arc<Identity>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("identity.jwt.algorithms: {0} is not known")]
+    Algorithm(String),
+    #[error("identity.jwt: {0}")]
+    Key(String),
+    #[error("identity.jwt.key_file {path}: {source}")]
+    KeyFile { path: PathBuf, source: io::Error },
+    #[error("identity.jwt.key_env: the variable {0} is not set")]
+    KeyVariable(String),
+    #[error("identity.jwt.jwks_url: {0}")]
+    Jwks(String),
+    #[error("{key}: {name:?} is not a cookie name")]
+    CookieName { key: &'static str, name: String },
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+impl Identifier {
+    /// Loads the keys. A JWKS address that does not answer is no reason not to start: its tokens are
+    /// simply not verified until it does.
+    pub async fn start(
+        config: &crate::config::Identity,
+        secret: Arc<InstallSecret>,
+    ) -> Result<Identifier, IdentityError> {
+        Identifier::start_with(config, secret, Timing::default()).await
+    }
+
+    async fn start_with(
+        config: &crate::config::Identity,
+        secret: Arc<InstallSecret>,
+        timing: Timing,
+    ) -> Result<Identifier, IdentityError> {
+        let own_cookie = cookie_name("identity.cookie_name", &config.cookie_name)?;
+        let app_cookie = match &config.app_cookie {
+            Some(name) => Some(cookie_name("identity.app_cookie", name)?),
+            None => None,
+        };
+        let (jwt, refresher) = match &config.jwt {
+            Some(jwt) => {
+                let (source, refresher) = JwtSource::start(jwt, timing).await?;
+                (Some(source), refresher)
+            }
+            None => (None, None),
+        };
+        Ok(Identifier {
+            jwt,
+            app_cookie,
+            own_cookie,
+            secure: config.cookie_secure,
+            secret,
+            verified: Cache::new(config.verified_max),
+            aliases: Cache::new(config.verified_max),
+            refresher,
+        })
+    }
+
+    /// Marks own cookies `Secure` from now on; for listeners with TLS.
+    pub fn with_secure_cookies(mut self) -> Identifier {
+        self.secure = true;
+        self
+    }
+
+    /// The caller alone; see [`Identifier::identify`] for requests that carry more than one identity.
+    pub fn caller(&self, headers: &HeaderMap, now: Timestamp) -> Caller {
+        self.identify(headers, now).caller
+    }
+
+    /// Finds the caller: token in the cookie, token in the header, the app's session cookie, our own
+    /// cookie, and if there is none of them, a new session.
+    pub fn identify(&self, headers: &HeaderMap, now: Timestamp) -> Identified {
+        let mut found = Found::default();
+        if let Some(jwt) = &self.jwt {
+            if let Some(name) = &jwt.cookie {
+                for value in ends(cookies(headers, name)) {
+                    found.add(self.verify(jwt, value, now));
+                }
+            }
+            if jwt.header {
+                for value in ends(bearer_tokens(headers)) {
+                    found.add_header(self.verify(jwt, value, now));
+                }
+            }
+        }
+        let mut cookie_session = None;
+        if let Some(name) = &self.app_cookie {
+            for value in ends(cookies(headers, name)) {
+                if let Some(known) = self.app_session(name, value) {
+                    cookie_session.get_or_insert(known.identity.session);
+                    found.add_fallback(known);
+                }
+            }
+        }
+        // Our own cookie matters only where nothing better speaks, or to tie it to a header's token.
+        if found.caller.is_none() && found.fallback.is_none() {
+            for value in ends(cookies(headers, &self.own_cookie)) {
+                if let Some(known) = self.own_session(value) {
+                    cookie_session = Some(known.identity.session);
+                    found.fallback = Some(known);
+                    break;
+                }
+            }
+        }
+        self.conclude(found, cookie_session, now)
+    }
+
+    fn conclude(&self, found: Found, cookie_session: Option<SessionId>, now: Timestamp) -> Identified {
+        let Found { caller, header, fallback, mut others } = found;
+        let mut chosen = caller;
+        if chosen.is_none() {
+            match (&header, cookie_session) {
+                (Some(header), Some(session)) => self.remember_alias(session, header),
+                (None, Some(session)) => chosen = self.alias(session, now),
+                (_, None) => {}
+            }
+            chosen = header.or(chosen);
+        }
+        if let Some(fallback) = fallback {
+            match &chosen {
+                None => chosen = Some(fallback),
+                Some(_) if self.app_cookie.is_some() => others.push(Arc::clone(&fallback.identity)),
+                Some(_) => {}
+            }
+        }
+        let caller = match chosen {
+            Some(known) => Caller::Known(Arc::clone(&known.identity)),
+            None => self.new_session(),
+        };
+        others.retain(|other| **other != **caller.identity());
+        Identified { caller, others }
+    }
+
+    /// Names of the cookies to expire when a session ends: the app's token, the app's session, our own.
+    pub fn cookies_to_clear(&self) -> Vec<String> {
+        let token = self.jwt.as_ref().and_then(|jwt| jwt.cookie.clone());
+        [token, self.app_cookie.clone(), Some(self.own_cookie.clone())].into_iter().flatten().collect()
+    }
+
+    fn verify(&self, jwt: &JwtSource, token: &str, now: Timestamp) -> Option<Arc<Known>> {
+        // Before hashing: a header full of text must not cost a hash of it all.
+        if token.is_empty() || token.len() > jwt.rules.token_bytes_max {
+            return None;
+        }
+        let key = CacheKey::of(Kind::Token, token.as_bytes());
+        let keys = jwt.keys.current();
+        if let Some(known) = self.verified.get(&key)
+            && known.generation == keys.generation
+            && known.is_valid(now)
+        {
+            return Some(known);
+        }
+        match token::verify(token, &keys, &jwt.rules, &self.secret, now) {
+            Ok(verified) => {
+                metrics::counter!("gaitway_tokens_verified_total").increment(1);
+                let known = Arc::new(Known {
+                    identity: Arc::new(verified.identity),
+                    valid_from: verified.valid_from,
+                    valid_until: verified.valid_until,
+                    generation: keys.generation,
+                });
+                self.verified.insert(key, Arc::clone(&known));
+                Some(known)
+            }
+            Err(rejection) => {
+                metrics::counter!("gaitway_tokens_rejected_total", "reason" => rejection.label())
+                    .increment(1);
+                if rejection == Rejection::UnknownKey {
+                    jwt.keys.want();
+                }
+                None
+            }
+        }
+    }
+
+    fn app_session(&self, name: &str, value: &str) -> Option<Arc<Known>> {
+        if value.is_empty() || value.len() > APP_COOKIE_BYTES_MAX {
+            return None;
+        }
+        let key = CacheKey::of(Kind::AppCookie, value.as_bytes());
+        if let Some(known) = self.verified.get(&key) {
+            return Some(known);
+        }
+        let session = self.secret.session(&[b"app-cookie", name.as_bytes(), value.as_bytes()]);
+        let known = Arc::new(Known::without_end(session));
+        self.verified.insert(key, Arc::clone(&known));
+        Some(known)
+    }
+
+    fn own_session(&self, value: &str) -> Option<Arc<Known>> {
+        let mut proof = [0; 32];
+        let text = value.strip_prefix(OWN_COOKIE_VERSION)?;
+        if URL_SAFE_NO_PAD.decode_slice(text, &mut proof) != Ok(32) {
+            return None;
+        }
+        // The 32 bytes are the whole cookie, so they are the cache key as they are.
+        let key = CacheKey { kind: Kind::OwnCookie, hash: proof };
+        if let Some(known) = self.verified.get(&key) {
+            return Some(known);
+        }
+        let (nonce, signature) = proof.split_at(16);
+        if !self.secret.is_signed(Purpose::OwnCookie, nonce, signature) {
+            metrics::counter!("gaitway_own_cookies_rejected_total").increment(1);
+            return None;
+        }
+        let known = Arc::new(Known::without_end(self.secret.session(&[b"own-cookie", nonce])));
+        self.verified.insert(key, Arc::clone(&known));
+        Some(known)
+    }
+
+    fn new_session(&self) -> Caller {
+        // Without randomness from the system nothing else here works either (TLS, for one); a session
+        // that several visitors share for a moment is still better than an error page for all of them.
+        let nonce: [u8; 16] = crate::secret::random().unwrap_or_default();
+        let identity =
+            Arc::clone(&Known::without_end(self.secret.session(&[b"own-cookie", &nonce])).identity);
+        let mut proof = [0; 32];
+        proof[..16].copy_from_slice(&nonce);
+        proof[16..].copy_from_slice(&self.secret.sign(Purpose::OwnCookie, &nonce));
+        let set_cookie = format!(
+            "{}={OWN_COOKIE_VERSION}{}; Path=/; HttpOnly; SameSite=Lax{}",
+            self.own_cookie,
+            URL_SAFE_NO_PAD.encode(proof),
+            if self.secure { "; Secure" } else { "" },
+        );
+        Caller::New { identity, set_cookie }
+    }
+
+    fn alias(&self, session: SessionId, now: Timestamp) -> Option<Arc<Known>> {
+        let known = self.aliases.get(&session)?;
+        let is_current =
+            self.jwt.as_ref().is_some_and(|jwt| jwt.keys.current().generation == known.generation);
+        (is_current && known.is_valid(now)).then_some(known)
+    }
+
+    fn remember_alias(&self, session: SessionId, known: &Arc<Known>) {
+        // Reading first keeps the shard's write lock out of nearly every request.
+        if !self.aliases.get(&session).is_some_and(|kept| Arc::ptr_eq(&kept, known)) {
+            self.aliases.insert(session, Arc::clone(known));
+        }
+    }
+}
+
+impl Drop for Identifier {
+    fn drop(&mut self) {
+        if let Some(refresher) = &self.refresher {
+            refresher.abort();
+        }
+    }
+}
+
+struct JwtSource {
+    cookie: Option<String>,
+    header: bool,
+    rules: Rules,
+    keys: Arc<Keys>,
+}
+
+impl JwtSource {
+    async fn start(
+        config: &crate::config::Jwt,
+        timing: Timing,
+    ) -> Result<(JwtSource, Option<tokio::task::JoinHandle<()>>), IdentityError> {
+        let cookie = match &config.cookie {
+            Some(name) => Some(cookie_name("identity.jwt.cookie", name)?),
+            None => None,
+        };
+        if cookie.is_none() && !config.header {
+            return Err(IdentityError::Key("neither a cookie nor the header is looked at".into()));
+        }
+        let mut algorithms = Vec::new();
+        for name in &config.algorithms {
+            algorithms.push(
+                keys::parse_algorithm(name)
+                    .ok_or_else(|| IdentityError::Algorithm(name.chars().take(32).collect()))?,
+            );
+        }
+        if algorithms.is_empty() {
+            return Err(IdentityError::Key("no algorithm is accepted".into()));
+        }
+        let (keys, refresher) = load_keys(config, &algorithms, timing).await?;
+        let rules = Rules {
+            algorithms,
+            issuer: config.issuer.clone(),
+            audience: config.audience.clone(),
+            session_claims: config.session_claims.clone(),
+            subject_claim: config.subject_claim.clone(),
+            groups_claim: config.groups_claim.clone(),
+            leeway_ms: config.leeway_seconds.saturating_mul(1000),
+            require_expiry: config.require_expiry,
+            token_bytes_max: config.token_bytes_max,
+        };
+        Ok((JwtSource { cookie, header: config.header, rules, keys }, refresher))
+    }
+}
+
+async fn load_keys(
+    config: &crate::config::Jwt,
+    algorithms: &[jsonwebtoken::Algorithm],
+    timing: Timing,
+) -> Result<(Arc<Keys>, Option<tokio::task::JoinHandle<()>>), IdentityError> {
+    match (&config.key_file, &config.key_env, &config.jwks_url) {
+        (Some(path), None, None) => {
+            let text = std::fs::read(path)
+                .map_err(|source| IdentityError::KeyFile { path: path.clone(), source })?;
+            Ok((Arc::new(Keys::fixed(KeySet::from_text(&text, algorithms)?)), None))
+        }
+        (None, Some(variable), None) => {
+            let text =
+                std::env::var_os(variable).ok_or_else(|| IdentityError::KeyVariable(variable.clone()))?;
+            let keys = KeySet::from_text(text.as_encoded_bytes(), algorithms)?;
+            Ok((Arc::new(Keys::fixed(keys)), None))
+        }
+        (None, None, Some(url)) => {
+            if algorithms.iter().any(|algorithm| keys::is_symmetric(*algorithm)) {
+                return Err(IdentityError::Key(
+                    "an HS algorithm needs a shared secret, which no JWKS address may publish; \
+                     set algorithms to those of the issuer"
+                        .into(),
+                ));
+            }
+            let jwks = Jwks::new(url, algorithms, timing)?;
+            let keys = Arc::new(Keys::fixed(KeySet::empty()));
+            let first = jwks.refresh(&keys).await;
+            if let Err(reason) = &first {
+                tracing::error!(%reason, "cannot fetch the issuer's keys at start; tokens are not verified until it works");
+            }
+            let refresher = tokio::spawn(jwks.keep_fresh(Arc::clone(&keys), first));
+            Ok((keys, Some(refresher)))
+        }
+        _ => Err(IdentityError::Key("set exactly one of key_file, key_env and jwks_url".into())),
+    }
+}
+
+/// An identity with the time it may be believed in.
+struct Known {
+    identity: Arc<Identity>,
+    valid_from: Timestamp,
+    valid_until: Timestamp,
+    /// Of the keys that verified it.
+    generation: u64,
+}
+
+impl Known {
+    fn without_end(session: SessionId) -> Known {
+        let identity = Arc::new(Identity {
+            session,
+            subject: None,
+            token: None,
+            expires_at: None,
+            issued_at: None,
+            groups: Vec::new(),
+        });
+        Known { identity, valid_from: Timestamp(0), valid_until: Timestamp(u64::MAX), generation: 0 }
+    }
+
+    fn is_valid(&self, now: Timestamp) -> bool {
+        self.valid_from <= now && now < self.valid_until
+    }
+}
+
+/// What one request's headers proved, in order of trust.
+#[derive(Default)]
+struct Found {
+    /// First verified token of the token cookie.
+    caller: Option<Arc<Known>>,
+    /// First verified token of the `Authorization` header.
+    header: Option<Arc<Known>>,
+    /// The app's or our own cookie session, should no token be verified.
+    fallback: Option<Arc<Known>>,
+    others: Vec<Arc<Identity>>,
+}
+
+impl Found {
+    fn add(&mut self, known: Option<Arc<Known>>) {
+        match known {
+            Some(known) if self.caller.is_none() => self.caller = Some(known),
+            Some(known) => self.others.push(Arc::clone(&known.identity)),
+            None => {}
+        }
+    }
+
+    fn add_header(&mut self, known: Option<Arc<Known>>) {
+        let Some(known) = known else { return };
+        if self.caller.is_some() || self.header.is_some() {
+            self.others.push(Arc::clone(&known.identity));
+        }
+        self.header.get_or_insert(known);
+    }
+
+    fn add_fallback(&mut self, known: Arc<Known>) {
+        match &self.fallback {
+            None => self.fallback = Some(known),
+            Some(_) => self.others.push(Arc::clone(&known.identity)),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Token,
+    AppCookie,
+    OwnCookie,
+}
+
+/// SHA-256 of what was presented: the cache keeps no token, and nobody can craft two with one key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct CacheKey {
+    kind: Kind,
+    hash: [u8; 32],
+}
+
+impl CacheKey {
+    fn of(kind: Kind, presented: &[u8]) -> CacheKey {
+        CacheKey { kind, hash: Sha256::digest(presented).into() }
+    }
+}
+
+/// Values of a cookie in the order sent. HTTP/2 may split the header into several.
+fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(http::header::COOKIE)
+        .into_iter()
+        .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'))
+        .filter_map(move |pair| {
+            let value = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
+            let value = value.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+            let value = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
+            std::str::from_utf8(value).ok()
+        })
+}
+
+fn bearer_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers.get_all(http::header::AUTHORIZATION).into_iter().filter_map(|header| {
+        let header = header.to_str().ok()?.trim_ascii_start();
+        let (scheme, token) = header.split_once([' ', '\t'])?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_ascii())
+    })
+}
+
+/// The first and the last few values. Verifying costs up to 60 µs each, so a header full of tokens must
+/// not be worked through; and of a repeated cookie apps honour the first or the last.
+fn ends<'a>(mut values: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+    let first: [Option<&str>; VALUES_EACH_END_MAX] = std::array::from_fn(|_| values.next());
+    let mut last: [Option<&str>; VALUES_EACH_END_MAX] = [None; VALUES_EACH_END_MAX];
+    for (n, value) in values.enumerate() {
+        last[n % VALUES_EACH_END_MAX] = Some(value);
+    }
+    first.into_iter().chain(last).flatten()
+}
+
+/// RFC 6265 `token`.
+fn cookie_name(key: &'static str, name: &str) -> Result<String, IdentityError> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !name.is_empty() && name.len() <= 128 && name.bytes().all(is_token) {
+        Ok(name.to_owned())
+    } else {
+        Err(IdentityError::CookieName { key, name: name.chars().take(128).collect() })
+    }
+}
+
+/// First characters of our own cookie; a later format gets another number.
+const OWN_COOKIE_VERSION: &str = "1.";
+/// Longest opaque session cookie looked at. Browsers keep 4 KiB with the name.
+const APP_COOKIE_BYTES_MAX: usize = 4096;
+/// Two are legitimate (a cookie set for two paths); eight looked at in all.
+const VALUES_EACH_END_MAX: usize = 4;
+
