@@ -371,7 +371,7 @@ fn every_configuration_key_is_in_the_sample_file_and_has_a_comment_in_the_source
             continue;
         };
         let name = field.0;
-        if !line.starts_with("    pub ") || name.contains(['(', ' ', '<']) {
+        if !line.starts_with("    ") || name.contains(['(', ' ', '<']) {
             continue;
         }
         keys += 1;

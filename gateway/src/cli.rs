@@ -1,1 +1,61 @@
-//! (to be written)
+//! The command line: one enum of commands, one match. Each command has a file of its own.
+//!
+//! Exit codes, the same for every command: 0 done, 1 failed or found mistakes, 2 wrong usage,
+//! 3 the gateway cannot be reached, 4 the password was refused, 5 no such session or incident.
+
+mod config;
+mod run;
+mod session;
+
+use clap::{Parser, Subcommand};
+use std::io::Write;
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(name = "gaitway", version, about, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Put Gaitway in front of an app
+    Run(run::RunArgs),
+    /// Check, show and explain settings
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// See, revoke and pardon sessions of a running gateway
+    #[command(subcommand)]
+    Session(session::SessionCommand),
+}
+
+/// Reads the arguments and carries the command out.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Config(command) => config::run(command),
+        Command::Session(command) => session::run(command),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to standard output; a reader that has gone (`| head`) ends the program in peace.
+pub(crate) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Writes one message for people to standard error.
+pub(crate) fn complain(text: &str) {
+    // Nothing is left to tell if standard error is closed.
+    let _ = writeln!(std::io::stderr().lock(), "gaitway: {text}");
+}

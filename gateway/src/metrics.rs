@@ -1,1 +1,174 @@
-//! (to be written)
+//! What Prometheus reads: the recorder, the description of every metric, and the process's own figures.
+//!
+//! Labels are bounded sets of our own words; never a session, person, address or path. A metric that
+//! is not in the table below fails a test.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use std::sync::OnceLock;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// One row of the table: name, shape, unit, meaning.
+pub type Row = (&'static str, Shape, Option<Unit>, &'static str);
+
+/// Every metric of the gateway. Names end in their unit; counters in `_total`.
+pub const METRICS: &[Row] = &[
+    ("gaitway_build_info", Shape::Gauge, None, "Always 1; the label names the version."),
+    (
+        "process_resident_memory_bytes",
+        Shape::Gauge,
+        Some(Unit::Bytes),
+        "Memory of the process that is in RAM.",
+    ),
+    ("process_open_fds", Shape::Gauge, None, "Open file descriptors."),
+    ("process_max_fds", Shape::Gauge, None, "File descriptors the process may open."),
+    ("process_cpu_seconds_total", Shape::Counter, Some(Unit::Seconds), "CPU time used, user and system."),
+    (
+        "process_start_time_seconds",
+        Shape::Gauge,
+        Some(Unit::Seconds),
+        "Start of the process, seconds since 1970.",
+    ),
+];
+
+/// Upper bounds of every histogram in seconds: from a memory read to a slow upstream.
+const SECONDS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    #[error("{0}")]
+    Build(#[from] BuildError),
+    #[error("metrics are already recorded in this process")]
+    Running,
+}
+
+/// Starts recording. Before this call every metric macro does nothing.
+pub fn install() -> Result<(), MetricsError> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)?
+        .build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Running)?;
+    // Set once, together with the recorder.
+    let _ = HANDLE.set(handle);
+    describe();
+    gauge!("gaitway_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(())
+}
+
+/// Everything recorded, in Prometheus' text format; empty before `install`.
+pub fn render() -> String {
+    let Some(handle) = HANDLE.get() else { return String::new() };
+    measure_process();
+    handle.render()
+}
+
+/// Folds raw histogram samples into buckets. To be called every few seconds: they pile up otherwise
+/// while nobody scrapes.
+pub fn upkeep() {
+    if let Some(handle) = HANDLE.get() {
+        handle.run_upkeep();
+    }
+}
+
+fn describe() {
+    for &(name, shape, unit, doc) in METRICS {
+        match (shape, unit) {
+            (Shape::Counter, Some(unit)) => describe_counter!(name, unit, doc),
+            (Shape::Counter, None) => describe_counter!(name, doc),
+            (Shape::Gauge, Some(unit)) => describe_gauge!(name, unit, doc),
+            (Shape::Gauge, None) => describe_gauge!(name, doc),
+            (Shape::Histogram, Some(unit)) => describe_histogram!(name, unit, doc),
+            (Shape::Histogram, None) => describe_histogram!(name, doc),
+        }
+    }
+}
+
+/// Reads the process's figures where the kernel shows them; what cannot be read is left out.
+fn measure_process() {
+    if let Some(bytes) = resident_bytes() {
+        gauge!("process_resident_memory_bytes").set(bytes as f64);
+    }
+    if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
+        // Reading the directory holds one more descriptor open.
+        gauge!("process_open_fds").set(entries.count().saturating_sub(1) as f64);
+    }
+    if let Some(limit) = fds_max() {
+        gauge!("process_max_fds").set(limit);
+    }
+    if let Some((cpu_seconds, start_seconds)) = cpu_and_start() {
+        counter!("process_cpu_seconds_total").absolute(cpu_seconds);
+        gauge!("process_start_time_seconds").set(start_seconds);
+    }
+}
+
+/// Memory in RAM, in bytes.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn fds_max() -> Option<f64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// CPU seconds used so far, and when the process started, in seconds since 1970.
+fn cpu_and_start() -> Option<(u64, f64)> {
+    // The kernel counts in hundredths of a second towards programs, whatever its own clock.
+    const TICKS_PER_SECOND: u64 = 100;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The program's name, in parentheses, may itself hold spaces; fields are counted after it.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let field = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    let (user, system, start) = (field(11)?, field(12)?, field(19)?);
+    let kernel = std::fs::read_to_string("/proc/stat").ok()?;
+    let boot = kernel.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse::<u64>().ok()?;
+    let started = boot as f64 + start as f64 / TICKS_PER_SECOND as f64;
+    Some(((user + system) / TICKS_PER_SECOND, started))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_is_measured_and_described() {
+        // The recorder is one per process; another test may have been first.
+        let _ = install();
+        let text = render();
+        for &(name, shape, _, doc) in METRICS.iter().filter(|row| row.0.starts_with("process_")) {
+            let shape = format!("{shape:?}").to_lowercase();
+            assert!(text.contains(&format!("# TYPE {name} {shape}\n")), "{name}:\n{text}");
+            assert!(text.contains(&format!("# HELP {name} {doc}")), "{name}:\n{text}");
+        }
+        assert!(resident_bytes().unwrap() > 1024 * 1024);
+    }
+
+    #[test]
+    fn names_say_their_shape_and_unit_and_are_described_once() {
+        for (index, &(name, shape, unit, doc)) in METRICS.iter().enumerate() {
+            assert_eq!(name.ends_with("_total"), shape == Shape::Counter, "{name}");
+            let stem = name.trim_end_matches("_total");
+            match unit {
+                Some(Unit::Seconds) => assert!(stem.ends_with("_seconds"), "{name}"),
+                Some(Unit::Bytes) => assert!(stem.ends_with("_bytes"), "{name}"),
+                Some(_) | None => assert!(!stem.ends_with("_seconds") && !stem.ends_with("_bytes"), "{name}"),
+            }
+            assert!(doc.ends_with('.'), "{name}");
+            assert!(METRICS[..index].iter().all(|row| row.0 != name), "{name} twice");
+        }
+    }
+}

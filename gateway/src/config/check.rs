@@ -1,0 +1,309 @@
+//! What no single setting can say about itself: contradictions between settings, and what they name
+//! in the world (files, variables).
+//!
+//! Must not know: where a setting was said.
+
+use super::settings::{Kind, walk};
+use super::{Config, Jwt, Mail};
+use std::path::Path;
+
+/// Algorithms a token may be signed with, and whether the key is a shared secret.
+const ALGORITHMS: &[(&str, bool)] = &[
+    ("HS256", true),
+    ("HS384", true),
+    ("HS512", true),
+    ("RS256", false),
+    ("RS384", false),
+    ("RS512", false),
+    ("PS256", false),
+    ("PS384", false),
+    ("PS512", false),
+    ("ES256", false),
+    ("ES384", false),
+    ("EdDSA", false),
+];
+
+/// Own endpoints sit in front of the app's paths; a longer prefix is a mistake.
+const PATH_PREFIX_BYTES_MAX: usize = 64;
+
+/// Reports each mistake with the settings involved, the one to correct first.
+pub(super) fn contradictions(
+    config: &Config,
+    environment: &[(String, String)],
+    say: &mut impl FnMut(&[&str], String),
+) {
+    addresses(config, say);
+    zeros(config, say);
+    if config.tls.certificate.is_some() && config.tls.key.is_none() {
+        say(&["tls.certificate", "tls.key"], "needs tls.key beside it".into());
+    }
+    if config.tls.key.is_some() && config.tls.certificate.is_none() {
+        say(&["tls.key", "tls.certificate"], "needs tls.certificate beside it".into());
+    }
+    if config.proxy.h2c && config.tls.certificate.is_some() {
+        say(&["proxy.h2c", "tls.certificate"], "makes no sense on a listener with TLS".into());
+    }
+    let jwt_cookie = config.identity.jwt.as_ref().and_then(|jwt| jwt.cookie.as_ref());
+    let cookies = [
+        ("identity.cookie_name", Some(&config.identity.cookie_name)),
+        ("identity.app_cookie", config.identity.app_cookie.as_ref()),
+        ("identity.jwt.cookie", jwt_cookie),
+    ];
+    for (path, name) in cookies {
+        if name.is_some_and(|name| !is_cookie_name(name)) {
+            say(&[path], "is no cookie name: letters, digits and !#$%&'*+-.^_`|~ only".into());
+        }
+    }
+    if let Some(jwt) = &config.identity.jwt {
+        token(jwt, say);
+    }
+    path_prefix(&config.collector.path_prefix, say);
+    if let Some(mail) = &config.alerts.mail {
+        mails(mail, say);
+    }
+    if config.revocation.redis_password_file.is_some() && config.revocation.redis.is_none() {
+        say(
+            &["revocation.redis_password_file", "revocation.redis"],
+            "is of no use without revocation.redis".into(),
+        );
+    }
+    if tracing_subscriber::EnvFilter::try_new(&config.log.level).is_err() {
+        say(&["log.level"], "is no log filter; write trace, debug, info, warn or error".into());
+    }
+    files(config, say);
+    variables(config, environment, say);
+}
+
+/// Environment variables that settings name, so they are nobody's misspelling.
+pub(super) fn variables_named(config: &Config) -> Vec<&str> {
+    let jwt = config.identity.jwt.as_ref().and_then(|jwt| jwt.key_env.as_deref());
+    let mail = config.alerts.mail.as_ref().and_then(|mail| mail.password_env.as_deref());
+    jwt.into_iter().chain(mail).collect()
+}
+
+fn addresses(config: &Config, say: &mut impl FnMut(&[&str], String)) {
+    if config.upstream.is_empty() {
+        let how = "is missing: the app's address, such as http://127.0.0.1:8080 (--upstream or GAITWAY_UPSTREAM will do)";
+        say(&["upstream"], how.into());
+    } else if let Err(why) = url(&config.upstream, &["http", "https"], false) {
+        say(&["upstream"], why);
+    }
+    if config.listen == config.ops.listen && config.listen.port() != 0 {
+        say(&["ops.listen", "listen"], "is the visitors' address; operators need one of their own".into());
+    }
+    let addresses = [
+        ("revocation.redis", &config.revocation.redis, &["redis", "rediss"][..]),
+        ("store.postgres", &config.store.postgres, &["postgres", "postgresql"][..]),
+        ("alerts.ops_url", &config.alerts.ops_url, &["http", "https"][..]),
+    ];
+    for (path, address, schemes) in addresses {
+        if let Some(Err(why)) = address.as_ref().map(|address| url(address, schemes, true)) {
+            say(&[path], why);
+        }
+    }
+}
+
+/// Checks an address without ever repeating it: it may carry a password.
+fn url(address: &str, schemes: &[&str], path_allowed: bool) -> Result<(), String> {
+    let expected = || {
+        let forms: Vec<String> = schemes.iter().map(|scheme| format!("{scheme}://host:port")).collect();
+        format!("expected an address such as {}", forms.join(" or "))
+    };
+    let (scheme, rest) = address.split_once("://").ok_or_else(expected)?;
+    if !schemes.contains(&scheme) {
+        return Err(expected());
+    }
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let authority_is_sound = host.parse::<http::uri::Authority>().is_ok() && !host.starts_with(':');
+    if !authority_is_sound {
+        return Err(expected());
+    }
+    if !path_allowed && (!path.is_empty() || authority.contains('@')) {
+        return Err(format!("{}, without user, path or query", expected()));
+    }
+    Ok(())
+}
+
+/// A zero limit stops everything, so it is a mistake unless the setting's text gives 0 a meaning.
+fn zeros(config: &Config, say: &mut impl FnMut(&[&str], String)) {
+    let values = serde_json::to_value(config).unwrap_or_default();
+    walk(super::load::root().0, &mut |path, field| {
+        let whole = matches!(field.kind, Kind::Whole { .. })
+            || matches!(field.kind, Kind::Optional(inner) if matches!(inner, Kind::Whole { .. }));
+        let pointer = format!("/{}", path.replace('.', "/"));
+        if whole
+            && !field.zero_means_something()
+            && values.pointer(&pointer).and_then(serde_json::Value::as_u64) == Some(0)
+        {
+            say(&[path], "must be at least 1".into());
+        }
+    });
+}
+
+fn token(jwt: &Jwt, say: &mut impl FnMut(&[&str], String)) {
+    const KEYS: &[&str] = &["identity.jwt.key_file", "identity.jwt.key_env", "identity.jwt.jwks_url"];
+    let given = [jwt.key_file.is_some(), jwt.key_env.is_some(), jwt.jwks_url.is_some()];
+    let given: Vec<&str> = KEYS.iter().zip(given).filter(|(_, is)| *is).map(|(path, _)| *path).collect();
+    match given.as_slice() {
+        [] => {
+            let paths = ["identity.jwt", KEYS[0], KEYS[1], KEYS[2]];
+            say(&paths, "needs a key: exactly one of key_file, key_env and jwks_url".into());
+        }
+        [_] => {}
+        [_, rest @ ..] => say(rest, "exactly one of key_file, key_env and jwks_url may be given".into()),
+    }
+    if jwt.cookie.is_none() && !jwt.header {
+        say(
+            &["identity.jwt.header", "identity.jwt.cookie"],
+            "a token is sought nowhere; give cookie, or header: true".into(),
+        );
+    }
+    if let Some(Err(why)) = jwt.jwks_url.as_ref().map(|address| url(address, &["https", "http"], true)) {
+        say(&["identity.jwt.jwks_url"], why);
+    }
+    if jwt.algorithms.is_empty() {
+        say(&["identity.jwt.algorithms"], "names no algorithm".into());
+    }
+    let mut kinds = Vec::new();
+    for (index, name) in jwt.algorithms.iter().enumerate() {
+        match ALGORITHMS.iter().find(|(known, _)| known == name) {
+            Some((_, shared)) => kinds.push(*shared),
+            None => say(
+                &[&format!("identity.jwt.algorithms[{index}]"), "identity.jwt.algorithms"],
+                format!("expected HS256, RS256, PS256, ES256, EdDSA or their longer kin, found {name:?}"),
+            ),
+        }
+    }
+    // A public key accepted as an HS256 secret lets anybody sign.
+    if kinds.contains(&true) && kinds.contains(&false) {
+        say(
+            &["identity.jwt.algorithms"],
+            "a shared secret (HS…) cannot stand beside algorithms with a public key".into(),
+        );
+    }
+    if kinds.contains(&true) && jwt.jwks_url.is_some() {
+        say(
+            &["identity.jwt.algorithms", "identity.jwt.jwks_url"],
+            "HS… has no public keys to fetch from jwks_url".into(),
+        );
+    }
+}
+
+/// A token as RFC 6265 asks of cookie names.
+fn is_cookie_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+fn path_prefix(prefix: &str, say: &mut impl FnMut(&[&str], String)) {
+    const PATH: &[&str] = &["collector.path_prefix"];
+    if !prefix.starts_with('/') {
+        say(PATH, format!("must begin with /, found {prefix:?}"));
+    } else if prefix.len() < 2 || prefix.len() > PATH_PREFIX_BYTES_MAX || prefix.ends_with('/') {
+        say(PATH, format!("must name a path of 2 to {PATH_PREFIX_BYTES_MAX} bytes and not end with /"));
+    } else if !prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b))
+        || prefix.split('/').any(|part| part == "." || part == "..")
+        || prefix.contains("//")
+    {
+        say(PATH, "may have letters, digits, -, _, . and ~ between single slashes only".into());
+    }
+}
+
+fn mails(mail: &Mail, say: &mut impl FnMut(&[&str], String)) {
+    if mail.host.is_empty() {
+        say(&["alerts.mail.host"], "is missing".into());
+    }
+    if !is_mail_address(&mail.from) {
+        say(&["alerts.mail.from"], "expected a mail address".into());
+    }
+    if mail.to.is_empty() {
+        say(&["alerts.mail.to"], "names no receiver".into());
+    }
+    for (index, receiver) in mail.to.iter().enumerate() {
+        if !is_mail_address(receiver) {
+            say(&[&format!("alerts.mail.to[{index}]"), "alerts.mail.to"], "expected a mail address".into());
+        }
+    }
+    let password = mail.password_file.is_some() || mail.password_env.is_some();
+    if mail.password_file.is_some() && mail.password_env.is_some() {
+        say(
+            &["alerts.mail.password_env", "alerts.mail.password_file"],
+            "password_file is given as well; one is enough".into(),
+        );
+    }
+    if mail.username.is_some() != password {
+        say(
+            &["alerts.mail.username", "alerts.mail.password_file", "alerts.mail.password_env"],
+            "username and password belong together".into(),
+        );
+    }
+}
+
+/// `name@domain` or `Name <name@domain>`; the mail sink reads it in full.
+fn is_mail_address(text: &str) -> bool {
+    let address = match text.strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) {
+        Some((_, address)) => address,
+        None => text,
+    };
+    let sound = |part: &str| {
+        !part.is_empty()
+            && !part.contains(|c: char| c.is_whitespace() || c.is_control() || "<>,;@".contains(c))
+    };
+    !text.contains(char::is_control)
+        && address.rsplit_once('@').is_some_and(|(name, domain)| sound(name) && sound(domain))
+}
+
+/// Files that settings name must be there and readable now, not only when they are first needed.
+fn files(config: &Config, say: &mut impl FnMut(&[&str], String)) {
+    let jwt = config.identity.jwt.as_ref();
+    let mail = config.alerts.mail.as_ref();
+    let named = [
+        ("tls.certificate", config.tls.certificate.as_deref()),
+        ("tls.key", config.tls.key.as_deref()),
+        ("proxy.upstream_ca", config.proxy.upstream_ca.as_deref()),
+        ("identity.jwt.key_file", jwt.and_then(|jwt| jwt.key_file.as_deref())),
+        ("models.artifact", config.models.artifact.as_deref()),
+        ("policy.file", config.policy.file.as_deref()),
+        ("revocation.redis_password_file", config.revocation.redis_password_file.as_deref()),
+        ("revocation.redis_ca", config.revocation.redis_ca.as_deref()),
+        ("alerts.mail.password_file", mail.and_then(|mail| mail.password_file.as_deref())),
+        ("alerts.mail.ca", mail.and_then(|mail| mail.ca.as_deref())),
+        ("ops.password_file", config.ops.password_file.as_deref()),
+    ];
+    for (path, file) in named {
+        if let Some(Err(why)) = file.map(readable) {
+            say(&[path], why);
+        }
+    }
+    if config.data.exists() && !config.data.is_dir() {
+        say(&["data"], "is a file; expected a directory".into());
+    }
+}
+
+fn variables(config: &Config, environment: &[(String, String)], say: &mut impl FnMut(&[&str], String)) {
+    let jwt = config.identity.jwt.as_ref();
+    let mail = config.alerts.mail.as_ref();
+    let variables = [
+        ("identity.jwt.key_env", jwt.and_then(|jwt| jwt.key_env.as_deref())),
+        ("alerts.mail.password_env", mail.and_then(|mail| mail.password_env.as_deref())),
+    ];
+    for (path, name) in variables {
+        if let Some(name) = name
+            && !environment.iter().any(|(known, value)| known == name && !value.is_empty())
+        {
+            say(&[path], format!("the variable {name:?} is not set"));
+        }
+    }
+}
+
+fn readable(path: &Path) -> Result<(), String> {
+    let file = std::fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let about = file.metadata().map_err(|error| format!("{}: {error}", path.display()))?;
+    if !about.is_file() {
+        return Err(format!("{} is not a file", path.display()));
+    }
+    if about.len() == 0 {
+        return Err(format!("{} is empty", path.display()));
+    }
+    Ok(())
+}
