@@ -1,11 +1,34 @@
 //! What must survive a restart: incidents with their outstanding steps, and the audit trail.
 //!
-//! Must not know: what the steps do.
+//! Two databases hold the same tables: SQLite for one process, PostgreSQL for several replicas.
+//! Both pass one conformance suite. Must not know: what the steps do.
 
+mod postgres;
+mod sql;
+mod sqlite;
+
+pub use postgres::PostgresStore;
+pub use sqlite::SqliteStore;
+
+use crate::revocation::{Revocation, Scope};
 use async_trait::async_trait;
 use gaitway_models::Timestamp;
+use gaitway_policies::engine::{Action, Mode};
 use gaitway_policies::{Incident, SessionId};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Opens the store the configuration names: PostgreSQL, or a SQLite file in the data directory,
+/// which is created if absent. Brings an older schema up to date and refuses a newer one.
+pub async fn open(config: &crate::config::Config) -> Result<Arc<dyn Store>, StoreError> {
+    match &config.store.postgres {
+        Some(address) => Ok(Arc::new(PostgresStore::open(address).await?)),
+        None => Ok(Arc::new(SqliteStore::open(&config.data.join(SQLITE_FILE)).await?)),
+    }
+}
+
+/// Name of the SQLite file in the data directory.
+pub const SQLITE_FILE: &str = "gaitway.sqlite";
 
 /// One thing still to do, or done, for an incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +41,13 @@ pub struct Step {
     pub retry_at: Timestamp,
     /// Outcome in plain words; never an address or a secret.
     pub outcome: String,
+}
+
+impl Step {
+    /// A step that nobody has tried yet.
+    pub fn pending(name: &str, retry_at: Timestamp) -> Step {
+        Step { name: name.into(), state: StepState::Pending, attempts: 0, retry_at, outcome: String::new() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,24 +93,86 @@ pub enum StoreError {
     Unavailable(String),
     #[error("the store holds a record this version cannot read: {0}")]
     Corrupt(String),
+    /// Found when opening; says what to do. The gateway does not start on it.
+    #[error("{0}")]
+    Unusable(String),
 }
 
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Records an incident and its steps in one transaction. Repeating the same id changes nothing.
+    /// Records an incident and its steps in one transaction, and with them the audit record when it
+    /// revokes or pardons. Repeating the same id changes nothing.
     async fn record(&self, incident: &Incident, steps: &[Step]) -> Result<(), StoreError>;
     /// Incidents with a pending step due by `now`, oldest first.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<IncidentRow>, StoreError>;
+    /// Takes the incident's pending steps that are due by `now` for this process alone until
+    /// `until`; false if another process was quicker. A false "yes" costs a repeated alert, a false
+    /// "no" a delayed one.
+    async fn claim(&self, incident: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError>;
+    /// Steps not yet done or given up.
+    async fn pending(&self) -> Result<u64, StoreError>;
+    /// Whether other processes work on the same incidents.
+    fn is_shared(&self) -> bool;
     async fn update_step(&self, incident: &str, step: &Step) -> Result<(), StoreError>;
     async fn incidents(&self, filter: &IncidentFilter) -> Result<Vec<IncidentRow>, StoreError>;
     async fn incident(&self, id: &str) -> Result<Option<IncidentRow>, StoreError>;
     async fn audit(&self, record: &AuditRecord) -> Result<(), StoreError>;
+    /// The latest records, newest first.
     async fn audit_trail(&self, limit: u32) -> Result<Vec<AuditRecord>, StoreError>;
     /// Enforced revocations still in force and not pardoned, for the board at start.
-    async fn active_revocations(
-        &self,
-        now: Timestamp,
-    ) -> Result<Vec<crate::revocation::Revocation>, StoreError>;
-    /// Deletes incidents and audit records older than `before`; returns how many.
+    async fn active_revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, StoreError>;
+    /// Deletes incidents and audit records older than `before`; returns how many. Incidents with a
+    /// pending step stay, so do revocations that ended later than `before`, and their pardons.
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError>;
+}
+
+/// What carrying out an incident means for the board of revocations. One definition for the outbox,
+/// which does it, and for the store, which knows what is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoardEffect {
+    /// Shadow decisions and actions that leave the login alone.
+    None,
+    Revoke,
+    Pardon,
+}
+
+impl BoardEffect {
+    pub fn of(incident: &Incident) -> BoardEffect {
+        match (incident.action, incident.mode) {
+            // A pardon comes from a person and only ever lets somebody in again: no shadow for it.
+            (Action::Pardon, _) => BoardEffect::Pardon,
+            (Action::Logout | Action::LogoutEverywhere | Action::Deny, Mode::Enforce) => BoardEffect::Revoke,
+            _ => BoardEffect::None,
+        }
+    }
+}
+
+/// The revocations an enforced incident asks for; none for shadow decisions and other actions.
+pub fn revocations_of(incident: &Incident) -> Vec<Revocation> {
+    if BoardEffect::of(incident) != BoardEffect::Revoke {
+        return Vec::new();
+    }
+    let until = in_force_until(incident);
+    scopes_of(incident)
+        .into_iter()
+        .map(|scope| Revocation { scope, incident: incident.id.clone(), decided_at: incident.at, until })
+        .collect()
+}
+
+/// What an incident reaches. A pardon reaches for everything that may keep its person out.
+pub fn scopes_of(incident: &Incident) -> Vec<Scope> {
+    let identity = &incident.identity;
+    let mut scopes = vec![Scope::Session(identity.session)];
+    scopes.extend(identity.token.map(Scope::Token));
+    if matches!(incident.action, Action::LogoutEverywhere | Action::Pardon) {
+        // `before` is the moment of the decision and not of the attempt, so that repeating it later
+        // does not reach a login made in between.
+        scopes.extend(identity.subject.map(|subject| Scope::Subject { subject, before: incident.at }));
+    }
+    scopes
+}
+
+/// A revocation never ends before the token does, or the token would come back to life.
+fn in_force_until(incident: &Incident) -> Timestamp {
+    incident.identity.expires_at.map_or(incident.until, |expires| expires.max(incident.until))
 }

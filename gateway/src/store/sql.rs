@@ -1,0 +1,590 @@
+//! The statements both databases share, and the code around them.
+//!
+//! Only types that SQLite and PostgreSQL read alike occur: TEXT and BIGINT. `$1` is a parameter in
+//! both. Must not know: how a connection is made.
+
+use super::{AuditRecord, BoardEffect, IncidentRow, Step, StepState, StoreError, in_force_until};
+use crate::revocation::{Revocation, Scope};
+use gaitway_models::Timestamp;
+use gaitway_policies::Incident;
+use gaitway_policies::engine::Action;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{ColumnIndex, Decode, Row, SqlSafeStr, Type};
+
+/// Writes `impl Store` for a type with the pools `writer` and `reader`. A macro, because the bounds
+/// that make these few functions generic over sqlx's databases are longer than the functions.
+macro_rules! implement_store {
+    ($store:ty, shared: $shared:literal, begin: $begin:literal, error: $error:path) => {
+        #[async_trait::async_trait]
+        impl crate::store::Store for $store {
+            async fn record(
+                &self,
+                incident: &gaitway_policies::Incident,
+                steps: &[crate::store::Step],
+            ) -> Result<(), crate::store::StoreError> {
+                let columns = sql::IncidentColumns::of(incident)?;
+                let mut transaction = self.writer.begin_with($begin).await.map_err($error)?;
+                let inserted = sqlx::query(sql::INSERT_INCIDENT)
+                    .bind(&columns.id)
+                    .bind(columns.at)
+                    .bind(columns.until)
+                    .bind(&columns.session)
+                    .bind(&columns.subject)
+                    .bind(&columns.token)
+                    .bind(&columns.action)
+                    .bind(&columns.mode)
+                    .bind(columns.effect)
+                    .bind(&columns.who)
+                    .bind(&columns.reason)
+                    .bind(&columns.body)
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err($error)?;
+                if inserted.rows_affected() == 0 {
+                    return Ok(());
+                }
+                for (position, step) in (0i64..).zip(steps) {
+                    sqlx::query(sql::INSERT_STEP)
+                        .bind(&columns.id)
+                        .bind(&step.name)
+                        .bind(position)
+                        .bind(sql::state_name(step.state))
+                        .bind(i64::from(step.attempts))
+                        .bind(sql::milliseconds(step.retry_at))
+                        .bind(sql::text(&step.outcome))
+                        .execute(&mut *transaction)
+                        .await
+                        .map_err($error)?;
+                }
+                if columns.effect != sql::EFFECT_NONE {
+                    sqlx::query(sql::INSERT_AUDIT)
+                        .bind(columns.at)
+                        .bind(&columns.who)
+                        .bind(columns.effect)
+                        .bind(Some(&columns.session))
+                        .bind(Some(&columns.id))
+                        .bind(&columns.reason)
+                        .execute(&mut *transaction)
+                        .await
+                        .map_err($error)?;
+                }
+                transaction.commit().await.map_err($error)
+            }
+
+            async fn due(
+                &self,
+                now: gaitway_models::Timestamp,
+                limit: u32,
+            ) -> Result<Vec<crate::store::IncidentRow>, crate::store::StoreError> {
+                let rows = sqlx::query(sql::SELECT_DUE)
+                    .bind(sql::milliseconds(now))
+                    .bind(sql::rows(limit))
+                    .fetch_all(&self.reader)
+                    .await
+                    .map_err($error)?;
+                let (found, unreadable) = sql::incident_rows(&rows)?;
+                let later = now.plus(sql::UNREADABLE_RETRY);
+                for id in unreadable {
+                    // Left alone it would stay at the head of the queue for ever. Another replica,
+                    // or the next version, may be able to read it.
+                    self.claim(&id, now, later).await?;
+                }
+                Ok(found)
+            }
+
+            async fn claim(
+                &self,
+                incident: &str,
+                now: gaitway_models::Timestamp,
+                until: gaitway_models::Timestamp,
+            ) -> Result<bool, crate::store::StoreError> {
+                let claimed = sqlx::query(sql::CLAIM_STEPS)
+                    .bind(incident)
+                    .bind(sql::milliseconds(now))
+                    .bind(sql::milliseconds(until))
+                    .execute(&self.writer)
+                    .await
+                    .map_err($error)?;
+                Ok(claimed.rows_affected() > 0)
+            }
+
+            async fn pending(&self) -> Result<u64, crate::store::StoreError> {
+                let count: i64 =
+                    sqlx::query_scalar(sql::COUNT_PENDING).fetch_one(&self.reader).await.map_err($error)?;
+                Ok(u64::try_from(count).unwrap_or(0))
+            }
+
+            fn is_shared(&self) -> bool {
+                $shared
+            }
+
+            async fn update_step(
+                &self,
+                incident: &str,
+                step: &crate::store::Step,
+            ) -> Result<(), crate::store::StoreError> {
+                sqlx::query(sql::UPDATE_STEP)
+                    .bind(incident)
+                    .bind(&step.name)
+                    .bind(sql::state_name(step.state))
+                    .bind(i64::from(step.attempts))
+                    .bind(sql::milliseconds(step.retry_at))
+                    .bind(sql::text(&step.outcome))
+                    .execute(&self.writer)
+                    .await
+                    .map_err($error)?;
+                Ok(())
+            }
+
+            async fn incidents(
+                &self,
+                filter: &crate::store::IncidentFilter,
+            ) -> Result<Vec<crate::store::IncidentRow>, crate::store::StoreError> {
+                let rows = sqlx::query(sql::SELECT_INCIDENTS)
+                    .bind(filter.session.map(|session| session.to_string()))
+                    .bind(filter.since.map_or(0, sql::milliseconds))
+                    .bind(sql::rows(filter.limit))
+                    .fetch_all(&self.reader)
+                    .await
+                    .map_err($error)?;
+                Ok(sql::incident_rows(&rows)?.0)
+            }
+
+            async fn incident(
+                &self,
+                id: &str,
+            ) -> Result<Option<crate::store::IncidentRow>, crate::store::StoreError> {
+                let rows = sqlx::query(sql::SELECT_INCIDENT)
+                    .bind(id)
+                    .fetch_all(&self.reader)
+                    .await
+                    .map_err($error)?;
+                let (mut found, unreadable) = sql::incident_rows(&rows)?;
+                match unreadable.into_iter().next() {
+                    Some(id) => Err(crate::store::StoreError::Corrupt(format!("incident {id}"))),
+                    None => Ok(found.pop()),
+                }
+            }
+
+            async fn audit(
+                &self,
+                record: &crate::store::AuditRecord,
+            ) -> Result<(), crate::store::StoreError> {
+                sqlx::query(sql::INSERT_AUDIT)
+                    .bind(sql::milliseconds(record.at))
+                    .bind(sql::text(&record.who))
+                    .bind(sql::text(&record.what))
+                    .bind(record.session.map(|session| session.to_string()))
+                    .bind(record.incident.as_deref().map(sql::text))
+                    .bind(sql::text(&record.why))
+                    .execute(&self.writer)
+                    .await
+                    .map_err($error)?;
+                Ok(())
+            }
+
+            async fn audit_trail(
+                &self,
+                limit: u32,
+            ) -> Result<Vec<crate::store::AuditRecord>, crate::store::StoreError> {
+                let rows = sqlx::query(sql::SELECT_AUDIT)
+                    .bind(sql::rows(limit))
+                    .fetch_all(&self.reader)
+                    .await
+                    .map_err($error)?;
+                rows.iter().map(sql::audit_record).collect()
+            }
+
+            async fn active_revocations(
+                &self,
+                now: gaitway_models::Timestamp,
+            ) -> Result<Vec<crate::revocation::Revocation>, crate::store::StoreError> {
+                let rows = sqlx::query(sql::SELECT_ACTIVE)
+                    .bind(sql::milliseconds(now))
+                    .bind(sql::REVOCATIONS_MAX)
+                    .fetch_all(&self.reader)
+                    .await
+                    .map_err($error)?;
+                let mut active = Vec::with_capacity(rows.len());
+                for row in &rows {
+                    sql::push_active(&mut active, row)?;
+                }
+                Ok(active)
+            }
+
+            async fn prune(
+                &self,
+                before: gaitway_models::Timestamp,
+            ) -> Result<u64, crate::store::StoreError> {
+                let mut pruned = 0;
+                for statement in [sql::PRUNE_INCIDENTS, sql::PRUNE_AUDIT] {
+                    loop {
+                        let deleted = sqlx::query(statement)
+                            .bind(sql::milliseconds(before))
+                            .bind(sql::PRUNE_ROWS)
+                            .execute(&self.writer)
+                            .await
+                            .map_err($error)?
+                            .rows_affected();
+                        pruned += deleted;
+                        if deleted == 0 {
+                            break;
+                        }
+                    }
+                }
+                Ok(pruned)
+            }
+        }
+    };
+}
+pub(super) use implement_store;
+
+pub(super) const INSERT_INCIDENT: &str = "INSERT INTO gaitway_incidents \
+    (id, at_ms, until_ms, session, subject, token, action, mode, effect, who, reason, body) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (id) DO NOTHING";
+
+pub(super) const INSERT_STEP: &str = "INSERT INTO gaitway_steps \
+    (incident, name, position, state, attempts, retry_at_ms, outcome) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+
+pub(super) const INSERT_AUDIT: &str = "INSERT INTO gaitway_audit \
+    (at_ms, who, what, session, incident, why) VALUES ($1, $2, $3, $4, $5, $6)";
+
+/// The incident's columns, its steps, one a row, and the first pardon that reached it.
+macro_rules! select_rows {
+    ($from:literal, $order:literal) => {
+        concat!(
+            "SELECT i.id, i.body, s.name, s.state, s.attempts, s.retry_at_ms, s.outcome, ",
+            "p.id AS pardon_id, p.at_ms AS pardon_at_ms, p.who AS pardon_who, p.reason AS pardon_reason, ",
+            "p.session AS pardon_session FROM (",
+            $from,
+            ") AS i LEFT JOIN gaitway_steps AS s ON s.incident = i.id ",
+            "LEFT JOIN gaitway_incidents AS p ON i.effect = 'revoke' AND p.number = ",
+            "(SELECT q.number FROM gaitway_incidents AS q WHERE q.effect = 'pardon' AND q.at_ms >= i.at_ms ",
+            "AND (q.session = i.session OR (i.action = 'logout-everywhere' AND q.subject = i.subject)) ",
+            "ORDER BY q.at_ms, q.number LIMIT 1) ",
+            "ORDER BY ",
+            $order,
+            ", s.position"
+        )
+    };
+}
+
+pub(super) const SELECT_DUE: &str = select_rows!(
+    "SELECT d.* FROM (SELECT DISTINCT incident FROM gaitway_steps WHERE state = 'pending' \
+     AND retry_at_ms <= $1) AS due JOIN gaitway_incidents AS d ON d.id = due.incident \
+     ORDER BY d.at_ms, d.number LIMIT $2",
+    "i.at_ms, i.number"
+);
+
+pub(super) const SELECT_INCIDENTS: &str = select_rows!(
+    "SELECT * FROM gaitway_incidents WHERE ($1 IS NULL OR session = $1) AND at_ms >= $2 \
+     ORDER BY at_ms DESC, number DESC LIMIT $3",
+    "i.at_ms DESC, i.number DESC"
+);
+
+pub(super) const SELECT_INCIDENT: &str =
+    select_rows!("SELECT * FROM gaitway_incidents WHERE id = $1", "i.number");
+
+pub(super) const CLAIM_STEPS: &str = "UPDATE gaitway_steps SET retry_at_ms = $3 \
+    WHERE incident = $1 AND state = 'pending' AND retry_at_ms <= $2";
+
+pub(super) const COUNT_PENDING: &str =
+    "SELECT CAST(COUNT(*) AS BIGINT) FROM gaitway_steps WHERE state = 'pending'";
+
+pub(super) const UPDATE_STEP: &str = "UPDATE gaitway_steps \
+    SET state = $3, attempts = $4, retry_at_ms = $5, outcome = $6 WHERE incident = $1 AND name = $2";
+
+pub(super) const SELECT_AUDIT: &str =
+    "SELECT at_ms, who, what, session, incident, why FROM gaitway_audit ORDER BY number DESC LIMIT $1";
+
+pub(super) const SELECT_ACTIVE: &str = "SELECT i.id, i.at_ms, i.until_ms, i.session, i.subject, i.token, \
+    i.action, CAST(CASE WHEN EXISTS (SELECT 1 FROM gaitway_incidents AS p WHERE p.effect = 'pardon' \
+    AND p.session = i.session AND p.at_ms >= i.at_ms) THEN 1 ELSE 0 END AS BIGINT) AS session_pardoned, \
+    CAST(CASE WHEN EXISTS (SELECT 1 FROM gaitway_incidents AS p WHERE p.effect = 'pardon' \
+    AND p.subject = i.subject AND p.at_ms >= i.at_ms) THEN 1 ELSE 0 END AS BIGINT) AS subject_pardoned \
+    FROM gaitway_incidents AS i WHERE i.effect = 'revoke' AND i.until_ms > $1 ORDER BY i.number DESC LIMIT $2";
+
+/// A pardon outlives every revocation it lifted: without it, the next start would put the
+/// revocation back in force.
+pub(super) const PRUNE_INCIDENTS: &str = "DELETE FROM gaitway_incidents WHERE number IN (\
+    SELECT i.number FROM gaitway_incidents AS i WHERE i.at_ms < $1 \
+    AND (i.effect = 'none' OR i.until_ms < $1) \
+    AND NOT EXISTS (SELECT 1 FROM gaitway_steps AS s WHERE s.incident = i.id AND s.state = 'pending') \
+    AND NOT (i.effect = 'pardon' AND EXISTS (SELECT 1 FROM gaitway_incidents AS r \
+    WHERE r.effect = 'revoke' AND r.until_ms >= $1 AND r.at_ms <= i.at_ms \
+    AND (r.session = i.session OR r.subject = i.subject))) LIMIT $2)";
+
+pub(super) const PRUNE_AUDIT: &str = "DELETE FROM gaitway_audit WHERE number IN \
+    (SELECT number FROM gaitway_audit WHERE at_ms < $1 LIMIT $2)";
+
+pub(super) const EFFECT_NONE: &str = "none";
+
+/// Rows deleted in one transaction, so that pruning never holds up an incident for long.
+pub(super) const PRUNE_ROWS: i64 = 500;
+/// The board's own largest size; see `revocation.entries_max`.
+pub(super) const REVOCATIONS_MAX: i64 = 1_000_000;
+/// Incidents or audit records in one answer.
+const ROWS_MAX: u32 = 10_000;
+/// Free text of an operator or a sink kept in a column.
+const TEXT_CHARS_MAX: usize = 1_000;
+/// How long a record that this version cannot read is left alone.
+pub(super) const UNREADABLE_RETRY: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// The migrations compiled into this version, numbered from one.
+pub(super) fn migrator(statements: &[&'static str]) -> Migrator {
+    let migrations = (1..)
+        .zip(statements)
+        .map(|(version, sql)| {
+            Migration::new(version, "gaitway".into(), MigrationType::Simple, sql.into_sql_str(), false)
+        })
+        .collect();
+    let mut migrator = Migrator::with_migrations(migrations);
+    // Its own name, because the database may be shared with another program that uses sqlx.
+    migrator.dangerous_set_table_name("gaitway_schema");
+    migrator
+}
+
+/// An incident as columns.
+pub(super) struct IncidentColumns {
+    pub(super) id: String,
+    pub(super) at: i64,
+    pub(super) until: i64,
+    pub(super) session: String,
+    pub(super) subject: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) action: String,
+    pub(super) mode: String,
+    pub(super) effect: &'static str,
+    pub(super) who: String,
+    pub(super) reason: String,
+    pub(super) body: String,
+}
+
+impl IncidentColumns {
+    pub(super) fn of(incident: &Incident) -> Result<IncidentColumns, StoreError> {
+        let body = serde_json::to_string(&finite(incident))
+            .map_err(|error| StoreError::Corrupt(format!("incident {}: {error}", incident.id)))?;
+        Ok(IncidentColumns {
+            id: text(&incident.id),
+            at: milliseconds(incident.at),
+            until: milliseconds(in_force_until(incident)),
+            session: incident.identity.session.to_string(),
+            subject: incident.identity.subject.map(|subject| subject.to_string()),
+            token: incident.identity.token.map(|token| token.to_string()),
+            action: word(&incident.action),
+            mode: word(&incident.mode),
+            effect: match BoardEffect::of(incident) {
+                BoardEffect::None => EFFECT_NONE,
+                BoardEffect::Revoke => "revoke",
+                BoardEffect::Pardon => "pardon",
+            },
+            who: text(&incident.by),
+            reason: text(&incident.reason),
+            body,
+        })
+    }
+}
+
+/// JSON has no NaN and no infinity: written as `null`, they would make the record unreadable. A
+/// feature without a value is such a NaN.
+fn finite(incident: &Incident) -> Incident {
+    let mut incident = incident.clone();
+    let mend = |number: &mut f32| {
+        if !number.is_finite() {
+            *number = 0.0;
+        }
+    };
+    let assessment = &mut incident.facts.assessment;
+    assessment.bot_score = assessment.bot_score.filter(|score| score.is_finite());
+    mend(&mut assessment.bot_evidence);
+    mend(&mut assessment.evidence.seconds);
+    for reason in &mut assessment.reasons {
+        for number in
+            [&mut reason.value, &mut reason.usual_low, &mut reason.usual_high, &mut reason.contribution]
+        {
+            mend(number);
+        }
+    }
+    for number in [&mut incident.facts.session_age_seconds, &mut incident.facts.requests_per_minute] {
+        if !number.is_finite() {
+            *number = 0.0;
+        }
+    }
+    incident
+}
+
+/// Incidents read from joined rows, and the ids of those this version cannot read.
+pub(super) fn incident_rows<R>(rows: &[R]) -> Result<(Vec<IncidentRow>, Vec<String>), StoreError>
+where
+    R: Row,
+    for<'r> String: Decode<'r, R::Database>,
+    String: Type<R::Database>,
+    for<'r> i64: Decode<'r, R::Database>,
+    i64: Type<R::Database>,
+    for<'c> &'c str: ColumnIndex<R>,
+{
+    let mut found: Vec<IncidentRow> = Vec::new();
+    let mut unreadable: Vec<String> = Vec::new();
+    let mut previous: Option<String> = None;
+    for row in rows {
+        let id: String = column(row, "id")?;
+        if previous.as_ref() != Some(&id) {
+            match serde_json::from_str(&column::<String, R>(row, "body")?) {
+                Ok(incident) => {
+                    found.push(IncidentRow { incident, steps: Vec::new(), pardoned: pardon(row)? });
+                }
+                Err(error) => {
+                    tracing::warn!(incident.id = %id, %error, "skipped an incident this version cannot read");
+                    unreadable.push(id.clone());
+                }
+            }
+        }
+        if unreadable.last() != Some(&id)
+            && let Some(row_found) = found.last_mut()
+            && let Some(name) = column::<Option<String>, R>(row, "name")?
+        {
+            row_found.steps.push(Step {
+                name,
+                state: state(&column::<String, R>(row, "state")?)?,
+                attempts: u32::try_from(column::<i64, R>(row, "attempts")?).unwrap_or(u32::MAX),
+                retry_at: timestamp(column(row, "retry_at_ms")?),
+                outcome: column(row, "outcome")?,
+            });
+        }
+        previous = Some(id);
+    }
+    Ok((found, unreadable))
+}
+
+fn pardon<R>(row: &R) -> Result<Option<AuditRecord>, StoreError>
+where
+    R: Row,
+    for<'r> String: Decode<'r, R::Database>,
+    String: Type<R::Database>,
+    for<'r> i64: Decode<'r, R::Database>,
+    i64: Type<R::Database>,
+    for<'c> &'c str: ColumnIndex<R>,
+{
+    let Some(id) = column::<Option<String>, R>(row, "pardon_id")? else { return Ok(None) };
+    Ok(Some(AuditRecord {
+        at: timestamp(column(row, "pardon_at_ms")?),
+        who: column(row, "pardon_who")?,
+        what: "pardon".into(),
+        session: Some(pseudonym(&column::<String, R>(row, "pardon_session")?)?),
+        incident: Some(id),
+        why: column(row, "pardon_reason")?,
+    }))
+}
+
+pub(super) fn audit_record<R>(row: &R) -> Result<AuditRecord, StoreError>
+where
+    R: Row,
+    for<'r> String: Decode<'r, R::Database>,
+    String: Type<R::Database>,
+    for<'r> i64: Decode<'r, R::Database>,
+    i64: Type<R::Database>,
+    for<'c> &'c str: ColumnIndex<R>,
+{
+    let session: Option<String> = column(row, "session")?;
+    Ok(AuditRecord {
+        at: timestamp(column(row, "at_ms")?),
+        who: column(row, "who")?,
+        what: column(row, "what")?,
+        session: session.map(|text| pseudonym(&text)).transpose()?,
+        incident: column(row, "incident")?,
+        why: column(row, "why")?,
+    })
+}
+
+/// Appends the revocations of one incident that no pardon has lifted.
+pub(super) fn push_active<R>(active: &mut Vec<Revocation>, row: &R) -> Result<(), StoreError>
+where
+    R: Row,
+    for<'r> String: Decode<'r, R::Database>,
+    String: Type<R::Database>,
+    for<'r> i64: Decode<'r, R::Database>,
+    i64: Type<R::Database>,
+    for<'c> &'c str: ColumnIndex<R>,
+{
+    let decided_at = timestamp(column(row, "at_ms")?);
+    let mut scopes = Vec::with_capacity(3);
+    if column::<i64, R>(row, "session_pardoned")? == 0 {
+        scopes.push(Scope::Session(pseudonym(&column::<String, R>(row, "session")?)?));
+        if let Some(token) = column::<Option<String>, R>(row, "token")? {
+            scopes.push(Scope::Token(pseudonym(&token)?));
+        }
+    }
+    let everywhere = column::<String, R>(row, "action")? == word(&Action::LogoutEverywhere);
+    if everywhere
+        && column::<i64, R>(row, "subject_pardoned")? == 0
+        && let Some(subject) = column::<Option<String>, R>(row, "subject")?
+    {
+        scopes.push(Scope::Subject { subject: pseudonym(&subject)?, before: decided_at });
+    }
+    let incident: String = column(row, "id")?;
+    let until = timestamp(column(row, "until_ms")?);
+    active.extend(scopes.into_iter().map(|scope| Revocation {
+        scope,
+        incident: incident.clone(),
+        decided_at,
+        until,
+    }));
+    Ok(())
+}
+
+fn column<T, R>(row: &R, name: &'static str) -> Result<T, StoreError>
+where
+    R: Row,
+    for<'r> T: Decode<'r, R::Database>,
+    T: Type<R::Database>,
+    for<'c> &'c str: ColumnIndex<R>,
+{
+    row.try_get(name).map_err(|error| StoreError::Corrupt(format!("column {name}: {error}")))
+}
+
+fn pseudonym<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|error| StoreError::Corrupt(format!("a pseudonym: {error}")))
+}
+
+/// The serde name of a plain enum.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+pub(super) fn state_name(state: StepState) -> &'static str {
+    match state {
+        StepState::Pending => "pending",
+        StepState::Done => "done",
+        StepState::Failed => "failed",
+    }
+}
+
+fn state(name: &str) -> Result<StepState, StoreError> {
+    match name {
+        "pending" => Ok(StepState::Pending),
+        "done" => Ok(StepState::Done),
+        "failed" => Ok(StepState::Failed),
+        other => Err(StoreError::Corrupt(format!("step state {other:?}"))),
+    }
+}
+
+/// Both databases count in signed numbers; "for ever" is their largest.
+pub(super) fn milliseconds(at: Timestamp) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX)
+}
+
+fn timestamp(milliseconds: i64) -> Timestamp {
+    Timestamp(u64::try_from(milliseconds).unwrap_or(0))
+}
+
+pub(super) fn rows(limit: u32) -> i64 {
+    i64::from(limit.min(ROWS_MAX))
+}
+
+/// Free text for a column: bounded, and without the NUL that PostgreSQL refuses.
+pub(super) fn text(text: &str) -> String {
+    text.chars().filter(|&character| character != '\0').take(TEXT_CHARS_MAX).collect()
+}

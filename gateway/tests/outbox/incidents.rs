@@ -1,0 +1,60 @@
+//! Incidents as the engine makes them.
+
+use gaitway_models::Timestamp;
+use gaitway_models::detector::{Assessment, Evidence, Modality, Reason, TelemetryState};
+use gaitway_policies::engine::{Action, Mode};
+use gaitway_policies::facts::Facts;
+use gaitway_policies::{Identity, Incident, SessionId, SubjectId, TokenId};
+use std::time::Duration;
+
+/// An enforced logout of session `number`, decided at `at` and in force for an hour.
+pub fn logout(number: u8, at: Timestamp) -> Incident {
+    Incident {
+        id: format!("G-{number:03}"),
+        at,
+        identity: Identity {
+            session: SessionId([number; 16]),
+            subject: Some(SubjectId([100; 16])),
+            token: Some(TokenId([number; 16])),
+            expires_at: None,
+            issued_at: Some(at),
+            groups: vec!["staff".into()],
+        },
+        rule: "certain-bot".into(),
+        action: Action::Logout,
+        mode: Mode::Enforce,
+        by: "policy".into(),
+        reason: "the pointer moves like a script".into(),
+        policy_version: "0123456789abcdef".into(),
+        facts: Facts { assessment: assessment(), session_age_seconds: 42.5, ..Facts::default() },
+        until: at.plus(Duration::from_secs(3600)),
+    }
+}
+
+pub fn with(incident: Incident, change: impl FnOnce(&mut Incident)) -> Incident {
+    let mut incident = incident;
+    change(&mut incident);
+    incident
+}
+
+fn assessment() -> Assessment {
+    Assessment {
+        bot_score: Some(0.97),
+        bot_evidence: 11.5,
+        windows: 6,
+        evidence: Evidence { seconds: 21.0, events: 1430 },
+        modality: Modality::Mouse,
+        telemetry: TelemetryState::Sufficient,
+        reasons: vec![Reason {
+            feature: "pointer_speed_p95".into(),
+            unit: "px/s".into(),
+            value: 9120.0,
+            usual_low: 400.0,
+            usual_high: 3200.0,
+            contribution: 0.31,
+            text: "the pointer moves faster than people's".into(),
+        }],
+        calibrated: true,
+        model: "00112233445566aa".into(),
+    }
+}

@@ -1,0 +1,10 @@
+//! What happens to an incident after it was decided: recorded, revoked, told.
+//!
+//! Everything outside the gateway is real here: SQLite files, a PostgreSQL server, an SMTP server,
+//! processes that are killed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state expectations")]
+
+mod incidents;
+mod postgres;
+mod store;
