@@ -532,3 +532,10 @@ const OWN_COOKIE_VERSION: &str = "1.";
 const APP_COOKIE_BYTES_MAX: usize = 4096;
 /// Two are legitimate (a cookie set for two paths); eight looked at in all.
 const VALUES_EACH_END_MAX: usize = 4;
+
+#[cfg(test)]
+mod forgeries;
+#[cfg(test)]
+mod issuer;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,534 @@
+//! Who a request is, header by header; and keys from a real HTTP server that misbehaves.
+
+use super::issuer::{Issuer, NOW, NOW_SECONDS};
+use super::*;
+use crate::config;
+use axum::response::IntoResponse;
+use http::{HeaderName, HeaderValue, header};
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+fn secret() -> Arc<InstallSecret> {
+    Arc::new(InstallSecret::from_text(&[1; 32], "test").unwrap())
+}
+
+fn headers(lines: &[(HeaderName, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    headers
+}
+
+fn cookie(text: &str) -> HeaderMap {
+    headers(&[(header::COOKIE, text)])
+}
+
+fn bearer(token: &str) -> HeaderMap {
+    headers(&[(header::AUTHORIZATION, &format!("Bearer {token}"))])
+}
+
+fn payload(sid: &str, seconds: u64) -> String {
+    serde_json::json!({
+        "iss": "https://issuer.example", "sub": "alice", "sid": sid, "jti": format!("{sid}-token"),
+        "iat": NOW_SECONDS - 5, "exp": NOW_SECONDS + seconds, "groups": ["staff", 5, ""],
+    })
+    .to_string()
+}
+
+struct Set {
+    identifier: Identifier,
+    issuer: Issuer,
+    _key: tempfile::NamedTempFile,
+}
+
+/// An identifier that reads tokens from cookie `token` and the header, and `PHPSESSID` if asked.
+async fn set(app_cookie: bool) -> Set {
+    let issuer = Issuer::secret();
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), issuer.key_text()).unwrap();
+    let config = config::Identity {
+        jwt: Some(config::Jwt {
+            cookie: Some("token".into()),
+            key_file: Some(key.path().into()),
+            ..config::Jwt::default()
+        }),
+        app_cookie: app_cookie.then(|| "PHPSESSID".into()),
+        ..config::Identity::default()
+    };
+    Set { identifier: Identifier::start(&config, secret()).await.unwrap(), issuer, _key: key }
+}
+
+fn known(caller: Caller) -> Arc<Identity> {
+    match caller {
+        Caller::Known(identity) => identity,
+        Caller::New { .. } => panic!("expected a known caller"),
+    }
+}
+
+/// The new caller's identity and the cookie pair a browser sends back.
+fn new(caller: Caller) -> (Arc<Identity>, String) {
+    match caller {
+        Caller::New { identity, set_cookie } => (identity, set_cookie.split(';').next().unwrap().to_owned()),
+        Caller::Known(identity) => panic!("expected a new caller, got {identity:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_token_names_session_subject_token_and_groups() {
+    let Set { identifier, issuer, .. } = set(false).await;
+    let token = issuer.honest(&payload("one", 600));
+    let by_cookie = known(identifier.caller(&cookie(&format!("a=b; token={token}; c=d")), NOW));
+    let by_header = known(identifier.caller(&bearer(&token), NOW));
+    assert_eq!(by_cookie, by_header);
+    assert_eq!(by_cookie.expires_at, Some(Timestamp((NOW_SECONDS + 600) * 1000)));
+    assert_eq!(by_cookie.issued_at, Some(Timestamp((NOW_SECONDS - 5) * 1000)));
+    assert_eq!(by_cookie.groups, ["staff"]);
+    let refreshed = known(identifier.caller(&bearer(&issuer.honest(&payload("one", 900))), NOW));
+    assert_eq!(refreshed.session, by_cookie.session, "a refreshed token is the same session");
+    let elsewhere = known(identifier.caller(&bearer(&issuer.honest(&payload("two", 600))), NOW));
+    assert_ne!(elsewhere.session, by_cookie.session);
+    assert_ne!(elsewhere.token, by_cookie.token);
+    assert_eq!(elsewhere.subject, by_cookie.subject, "one person, two sessions");
+}
+
+#[tokio::test]
+async fn headers_are_read_as_browsers_write_them() {
+    let Set { identifier, issuer, .. } = set(false).await;
+    let token = issuer.honest(&payload("one", 600));
+    let expected = known(identifier.caller(&bearer(&token), NOW));
+    for request in [
+        headers(&[(header::AUTHORIZATION, &format!("bearer {token}"))]),
+        headers(&[(header::AUTHORIZATION, &format!("BEARER  {token} "))]),
+        cookie(&format!("token={token}")),
+        cookie(&format!("token=\"{token}\"")),
+        cookie(&format!("x=1;token={token};y")),
+        headers(&[(header::COOKIE, "a=b"), (header::COOKIE, &format!("token={token}"))]),
+    ] {
+        assert_eq!(known(identifier.caller(&request, NOW)), expected, "{request:?}");
+    }
+    for request in [
+        headers(&[(header::AUTHORIZATION, &format!("Basic {token}"))]),
+        headers(&[(header::AUTHORIZATION, &format!("Bearer{token}"))]),
+        headers(&[(header::AUTHORIZATION, &token)]),
+        headers(&[(header::AUTHORIZATION, "Bearer")]),
+        cookie(&format!("Token={token}")),
+        cookie(&format!("xtoken={token}")),
+        cookie(&format!("tokens={token}")),
+        cookie(&format!("x=token={token}")),
+        cookie("token"),
+        cookie("token="),
+    ] {
+        new(identifier.caller(&request, NOW));
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_expires_is_dropped_though_cached() {
+    let Set { identifier, issuer, .. } = set(false).await;
+    let request = bearer(&issuer.honest(&payload("one", 60)));
+    let last = Timestamp(NOW.0 + 90_000 - 1);
+    known(identifier.caller(&request, NOW));
+    known(identifier.caller(&request, last));
+    new(identifier.caller(&request, Timestamp(last.0 + 1)));
+}
+
+#[tokio::test]
+async fn a_bad_token_leaves_its_sender_with_their_own_cookie() {
+    let Set { identifier, issuer, .. } = set(false).await;
+    let (visitor, own) = new(identifier.caller(&HeaderMap::new(), NOW));
+    let honest = issuer.honest(&payload("victim", 600));
+    let victim = known(identifier.caller(&bearer(&honest), NOW));
+    let forged = format!("{}A", &honest[..honest.len() - 1]);
+    let expired =
+        issuer.honest(&payload("victim", 0).replace(&format!("\"exp\":{NOW_SECONDS}"), "\"exp\":1000"));
+    for token in [forged, expired] {
+        for request in [
+            headers(&[(header::COOKIE, &format!("{own}; token={token}"))]),
+            headers(&[(header::COOKIE, &own), (header::AUTHORIZATION, &format!("Bearer {token}"))]),
+        ] {
+            assert_eq!(known(identifier.caller(&request, NOW)).session, visitor.session);
+        }
+        assert_ne!(new(identifier.caller(&bearer(&token), NOW)).0.session, victim.session);
+    }
+}
+
+#[tokio::test]
+async fn an_own_cookie_comes_back_as_the_same_session() {
+    let Set { identifier, .. } = set(false).await;
+    let (identity, own) = new(identifier.caller(&HeaderMap::new(), NOW));
+    assert_eq!(known(identifier.caller(&cookie(&own), NOW)), identity);
+    assert_eq!(known(identifier.caller(&cookie(&own), NOW)), identity, "from the cache");
+    let (other, _) = new(identifier.caller(&HeaderMap::new(), NOW));
+    assert_ne!(identity.session, other.session);
+    let Caller::New { set_cookie, .. } = identifier.caller(&HeaderMap::new(), NOW) else { panic!() };
+    assert!(set_cookie.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{set_cookie}");
+    let identifier = identifier.with_secure_cookies();
+    let Caller::New { set_cookie, .. } = identifier.caller(&HeaderMap::new(), NOW) else { panic!() };
+    assert!(set_cookie.ends_with("; SameSite=Lax; Secure"), "{set_cookie}");
+}
+
+#[tokio::test]
+async fn a_changed_own_cookie_is_a_new_session() {
+    let Set { identifier, .. } = set(false).await;
+    let (_, own) = new(identifier.caller(&HeaderMap::new(), NOW));
+    let (name, value) = own.split_once('=').unwrap();
+    for at in 0..value.len() {
+        let mut changed = value.as_bytes().to_vec();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(changed).unwrap();
+        new(identifier.caller(&cookie(&format!("{name}={changed}")), NOW));
+    }
+    for value in ["", "1.", "1", "2.AAAA", &value[..value.len() - 1], &format!("{value}A"), &"A".repeat(5000)]
+    {
+        new(identifier.caller(&cookie(&format!("{name}={value}")), NOW));
+    }
+    let other = InstallSecret::from_text(&[2; 32], "test").unwrap();
+    let config = config::Identity::default();
+    let elsewhere = Identifier::start(&config, Arc::new(other)).await.unwrap();
+    new(elsewhere.caller(&cookie(&own), NOW));
+}
+
+#[tokio::test]
+async fn a_cookie_seen_with_a_header_token_stands_for_it_until_it_expires() {
+    let Set { identifier, issuer, .. } = set(false).await;
+    let (visitor, own) = new(identifier.caller(&HeaderMap::new(), NOW));
+    let token = issuer.honest(&payload("one", 60));
+    let both = headers(&[(header::COOKIE, &own), (header::AUTHORIZATION, &format!("Bearer {token}"))]);
+    let login = known(identifier.caller(&both, NOW));
+    assert_ne!(login.session, visitor.session);
+    assert_eq!(known(identifier.caller(&cookie(&own), NOW)), login, "telemetry carries the cookie only");
+    let expired = Timestamp(NOW.0 + 90_000);
+    assert_eq!(known(identifier.caller(&cookie(&own), expired)).session, visitor.session);
+    let next = issuer.honest(&payload("two", 600));
+    let both = headers(&[(header::COOKIE, &own), (header::AUTHORIZATION, &format!("Bearer {next}"))]);
+    let next = known(identifier.caller(&both, NOW));
+    assert_eq!(known(identifier.caller(&cookie(&own), NOW)), next, "the latest login counts");
+    let (_, stranger) = new(identifier.caller(&HeaderMap::new(), NOW));
+    assert_ne!(known(identifier.caller(&cookie(&stranger), NOW)).session, next.session);
+}
+
+#[tokio::test]
+async fn a_forged_header_token_makes_no_alias() {
+    let Set { identifier, .. } = set(false).await;
+    let (visitor, own) = new(identifier.caller(&HeaderMap::new(), NOW));
+    let forged =
+        Issuer::Secret(b"another secret that is long enough".to_vec()).honest(&payload("victim", 600));
+    let both = headers(&[(header::COOKIE, &own), (header::AUTHORIZATION, &format!("Bearer {forged}"))]);
+    assert_eq!(known(identifier.caller(&both, NOW)).session, visitor.session);
+    assert_eq!(known(identifier.caller(&cookie(&own), NOW)).session, visitor.session);
+}
+
+#[tokio::test]
+async fn the_app_cookie_names_the_session_where_no_token_does() {
+    let Set { identifier, issuer, .. } = set(true).await;
+    let one = known(identifier.caller(&cookie("PHPSESSID=abc"), NOW));
+    assert_eq!(known(identifier.caller(&cookie("x=y; PHPSESSID=abc"), NOW)), one);
+    assert_ne!(known(identifier.caller(&cookie("PHPSESSID=abd"), NOW)).session, one.session);
+    let token = issuer.honest(&payload("one", 600));
+    let both = identifier.identify(&cookie(&format!("PHPSESSID=abc; token={token}")), NOW);
+    assert_ne!(both.caller.identity().session, one.session, "a token is the better proof");
+    assert_eq!(both.others, [one], "but the app may look at its cookie");
+    new(identifier.caller(&cookie("PHPSESSID="), NOW));
+    new(identifier.caller(&cookie(&format!("PHPSESSID={}", "a".repeat(APP_COOKIE_BYTES_MAX + 1))), NOW));
+    assert_eq!(identifier.cookies_to_clear(), ["token", "PHPSESSID", "gaitway_session"]);
+}
+
+#[tokio::test]
+async fn every_token_of_a_request_is_shown_for_revocation() {
+    let Set { identifier, issuer, .. } = set(false).await;
+    let revoked = issuer.honest(&payload("revoked", 600));
+    let good = issuer.honest(&payload("good", 600));
+    let revoked_session = known(identifier.caller(&bearer(&revoked), NOW)).session;
+    let junk = Issuer::Secret(b"another secret that is long enough".to_vec()).honest(&payload("junk", 600));
+    let many = format!("token={junk}; ").repeat(40);
+    for request in [
+        cookie(&format!("token={good}; token={revoked}")),
+        cookie(&format!("token={revoked}; token={good}")),
+        cookie(&format!("{many}token={good}; token={revoked}")),
+        cookie(&format!("token={good}; {many}token={revoked}")),
+        headers(&[
+            (header::COOKIE, &format!("token={good}")),
+            (header::AUTHORIZATION, &format!("Bearer {revoked}")),
+        ]),
+        headers(&[
+            (header::COOKIE, &format!("token={revoked}")),
+            (header::AUTHORIZATION, &format!("Bearer {good}")),
+        ]),
+        headers(&[
+            (header::AUTHORIZATION, &format!("Bearer {good}")),
+            (header::AUTHORIZATION, &format!("Bearer {revoked}")),
+        ]),
+    ] {
+        let found = identifier.identify(&request, NOW);
+        let sessions = [&[Arc::clone(found.caller.identity())], &found.others[..]].concat();
+        assert!(sessions.iter().any(|identity| identity.session == revoked_session));
+    }
+    assert!(identifier.identify(&cookie(&format!("token={good}; token={good}")), NOW).others.is_empty());
+}
+
+#[tokio::test]
+async fn bad_settings_are_named_at_start() {
+    let jwt = |change: &dyn Fn(&mut config::Jwt)| {
+        let mut jwt = config::Jwt { cookie: Some("token".into()), ..config::Jwt::default() };
+        change(&mut jwt);
+        config::Identity { jwt: Some(jwt), ..config::Identity::default() }
+    };
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), Issuer::secret().key_text()).unwrap();
+    let path = key.path().to_owned();
+    for (config, says) in [
+        (jwt(&|_| ()), "exactly one"),
+        (jwt(&|j| (j.key_file, j.jwks_url) = (Some(path.clone()), Some("http://x".into()))), "exactly one"),
+        (jwt(&|j| j.key_file = Some("/nonexistent/key".into())), "/nonexistent/key"),
+        (jwt(&|j| j.key_env = Some("GAITWAY_TEST_NOT_SET".into())), "GAITWAY_TEST_NOT_SET"),
+        (jwt(&|j| (j.key_file, j.algorithms) = (Some(path.clone()), vec!["none".into()])), "none"),
+        (jwt(&|j| (j.key_file, j.algorithms) = (Some(path.clone()), vec!["hs256".into()])), "hs256"),
+        (jwt(&|j| (j.key_file, j.algorithms) = (Some(path.clone()), vec![])), "no algorithm"),
+        (jwt(&|j| j.jwks_url = Some("http://127.0.0.1:1/".into())), "shared secret"),
+        (jwt(&|j| (j.jwks_url, j.algorithms) = (Some("ftp://x/".into()), vec!["RS256".into()])), "http"),
+        (jwt(&|j| j.cookie = Some("a b".into())), "identity.jwt.cookie"),
+        (config::Identity { cookie_name: "a=b".into(), ..Default::default() }, "identity.cookie_name"),
+        (config::Identity { app_cookie: Some(String::new()), ..Default::default() }, "identity.app_cookie"),
+    ] {
+        let error = Identifier::start(&config, secret()).await.err().expect(says).to_string();
+        assert!(error.contains(says), "{error:?} should mention {says:?}");
+    }
+}
+
+/// What the issuer's key server does when asked.
+#[derive(Clone)]
+enum Answer {
+    Keys(String),
+    Status(u16),
+    /// Endless body.
+    Oversize,
+    /// Header, then nothing.
+    Hang,
+    Redirect(String),
+}
+
+struct KeyServer {
+    address: SocketAddr,
+    answer: Arc<Mutex<Answer>>,
+    asked: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl KeyServer {
+    async fn start(answer: Answer) -> KeyServer {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (answer, asked) = (Arc::new(Mutex::new(answer)), Arc::new(AtomicUsize::new(0)));
+        let (for_handler, count) = (Arc::clone(&answer), Arc::clone(&asked));
+        let handler = move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            let answer = for_handler.lock().unwrap().clone();
+            async move {
+                use futures_util::stream;
+                let endless =
+                    |chunk: &'static str| stream::repeat_with(move || Ok::<_, std::io::Error>(chunk));
+                match answer {
+                    Answer::Keys(document) => document.into_response(),
+                    Answer::Status(status) => {
+                        axum::http::StatusCode::from_u16(status).unwrap().into_response()
+                    }
+                    Answer::Oversize => axum::body::Body::from_stream(endless(SPACES)).into_response(),
+                    Answer::Hang => {
+                        let never = stream::pending::<Result<&'static str, std::io::Error>>();
+                        axum::body::Body::from_stream(never).into_response()
+                    }
+                    Answer::Redirect(to) => axum::response::Redirect::temporary(&to).into_response(),
+                }
+            }
+        };
+        let app = axum::Router::new().route("/jwks.json", axum::routing::get(handler));
+        let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        KeyServer { address, answer, asked, task }
+    }
+
+    fn now_answers(&self, answer: Answer) {
+        *self.answer.lock().unwrap() = answer;
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    async fn identifier(&self, timing: Timing) -> Identifier {
+        let config = config::Identity {
+            jwt: Some(config::Jwt {
+                cookie: Some("token".into()),
+                jwks_url: Some(format!("http://{}/jwks.json?code=hidden", self.address)),
+                algorithms: ["RS256", "ES256", "ES384", "EdDSA"].map(Into::into).into(),
+                ..config::Jwt::default()
+            }),
+            ..config::Identity::default()
+        };
+        Identifier::start_with(&config, secret(), timing).await.unwrap()
+    }
+}
+
+impl Drop for KeyServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn document(issuers: &[(&str, &Issuer)]) -> Answer {
+    let keys: Vec<_> = issuers.iter().map(|(kid, issuer)| issuer.jwk(kid)).collect();
+    Answer::Keys(serde_json::json!({ "keys": keys }).to_string())
+}
+
+fn signed(issuer: &Issuer, kid: &str, sid: &str) -> HeaderMap {
+    let header = format!(r#"{{"alg":"{}","kid":"{kid}"}}"#, issuer.algorithm());
+    bearer(&issuer.token(&header, &payload(sid, 600)))
+}
+
+/// Never on its own: only when asked, or ten times a second after a failure.
+const ON_DEMAND: Timing = Timing {
+    refresh: Duration::from_secs(3600),
+    spacing: Duration::from_millis(100),
+    timeout: Duration::from_millis(400),
+};
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "timed out: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn is_known(identifier: &Identifier, request: &HeaderMap) -> bool {
+    matches!(identifier.caller(request, NOW), Caller::Known(_))
+}
+
+#[tokio::test]
+async fn keys_come_from_the_address_and_rotate() {
+    let (old, new_key) = (Issuer::p256(), Issuer::ed());
+    let server = KeyServer::start(document(&[("a", &old)])).await;
+    let identifier = server.identifier(ON_DEMAND).await;
+    assert!(is_known(&identifier, &signed(&old, "a", "one")));
+    assert!(!is_known(&identifier, &signed(&old, "b", "one")), "a key of another id does not serve");
+    server.now_answers(document(&[("a", &old), ("b", &new_key)]));
+    let request = signed(&new_key, "b", "two");
+    until("the new key is fetched when a token names it", || is_known(&identifier, &request)).await;
+    assert!(is_known(&identifier, &signed(&old, "a", "one")), "the old key is still published");
+    server.now_answers(document(&[("b", &new_key)]));
+    let cached = signed(&old, "a", "one");
+    assert!(is_known(&identifier, &cached), "believed until the next fetch");
+    let unknown = signed(&Issuer::p384(), "c", "three");
+    until("a withdrawn key verifies no more, cached or not", || {
+        identifier.caller(&unknown, NOW);
+        !is_known(&identifier, &cached)
+    })
+    .await;
+    assert!(is_known(&identifier, &request));
+}
+
+#[tokio::test]
+async fn many_unknown_key_ids_cost_few_fetches() {
+    let issuer = Issuer::p256();
+    let server = KeyServer::start(document(&[("a", &issuer)])).await;
+    let timing = Timing { spacing: Duration::from_secs(3600), ..ON_DEMAND };
+    let identifier = server.identifier(timing).await;
+    for n in 0..200 {
+        assert!(!is_known(&identifier, &signed(&issuer, &format!("unknown-{n}"), "x")));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.asked(), 1, "only the fetch at start");
+}
+
+#[tokio::test]
+async fn the_last_good_keys_outlast_every_kind_of_failure() {
+    let (issuer, attacker) = (Issuer::rsa(), Issuer::rsa());
+    let server = KeyServer::start(document(&[("a", &issuer)])).await;
+    let elsewhere = KeyServer::start(document(&[("a", &attacker)])).await;
+    let identifier = server.identifier(ON_DEMAND).await;
+    let nudge = signed(&attacker, "unknown", "x");
+    let too_many: Vec<_> = (0..65).map(|_| attacker.jwk("a")).collect();
+    for failure in [
+        Answer::Status(500),
+        Answer::Status(404),
+        Answer::Keys(String::new()),
+        Answer::Keys("<html>".into()),
+        Answer::Keys(r#"{"keys":[]}"#.into()),
+        Answer::Keys(r#"{"keys":[{"kty":"oct","k":"c2VjcmV0","kid":"a"}]}"#.into()),
+        Answer::Keys(serde_json::json!({ "keys": too_many }).to_string()),
+        Answer::Oversize,
+        Answer::Hang,
+        Answer::Redirect(format!("http://{}/jwks.json", elsewhere.address)),
+    ] {
+        server.now_answers(failure);
+        let before = server.asked();
+        until("it was fetched twice, so the first failure is digested", || {
+            identifier.caller(&nudge, NOW);
+            server.asked() >= before + 2
+        })
+        .await;
+        assert!(is_known(&identifier, &signed(&issuer, "a", "one")));
+        assert!(!is_known(&identifier, &signed(&attacker, "a", "one")));
+    }
+    assert_eq!(elsewhere.asked(), 0, "a redirect is not followed");
+    server.task.abort();
+    assert!(is_known(&identifier, &signed(&issuer, "a", "two")), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn an_outage_at_start_is_mended_later() {
+    let issuer = Issuer::p256();
+    let server = KeyServer::start(Answer::Status(503)).await;
+    let identifier = server.identifier(ON_DEMAND).await;
+    let request = signed(&issuer, "a", "one");
+    new(identifier.caller(&request, NOW));
+    server.now_answers(document(&[("a", &issuer)]));
+    until("the keys arrive without a nudge", || is_known(&identifier, &request)).await;
+}
+
+#[tokio::test]
+async fn keys_unfit_for_signatures_are_left_out() {
+    let (good, other) = (Issuer::p256(), Issuer::p256());
+    let odd = |changes: serde_json::Value| {
+        let mut jwk = other.jwk("odd");
+        for (name, value) in changes.as_object().unwrap() {
+            jwk[name] = value.clone();
+        }
+        jwk
+    };
+    for jwk in [
+        odd(serde_json::json!({"use": "enc"})),
+        odd(serde_json::json!({"key_ops": ["sign"]})),
+        odd(serde_json::json!({"alg": "RS256"})),
+        odd(serde_json::json!({"alg": "ES384"})),
+        odd(serde_json::json!({"alg": "ECDH-ES"})),
+        odd(serde_json::json!({"crv": "P-384"})),
+        odd(serde_json::json!({"x": "AAAA"})),
+        odd(serde_json::json!({"x": 5})),
+        odd(serde_json::json!({"kty": "RSA"})),
+        odd(serde_json::json!({"kid": 5})),
+        serde_json::json!(null),
+        serde_json::json!([]),
+    ] {
+        let keys = serde_json::json!({"keys": [jwk, good.jwk("a")]}).to_string();
+        let allowed = ["ES256", "ES384", "RS256"].map(|name| keys::parse_algorithm(name).unwrap());
+        let set = KeySet::from_jwks(keys.as_bytes(), &allowed).unwrap();
+        assert_eq!(set.len(), 1, "{jwk}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_without_kid_is_served_only_where_there_is_no_choice() {
+    let (one, two) = (Issuer::p256(), Issuer::p256());
+    let server = KeyServer::start(document(&[("a", &one)])).await;
+    let identifier = server.identifier(ON_DEMAND).await;
+    assert!(is_known(&identifier, &bearer(&one.honest(&payload("one", 600)))));
+    let server = KeyServer::start(document(&[("a", &one), ("b", &two)])).await;
+    let identifier = server.identifier(ON_DEMAND).await;
+    assert!(!is_known(&identifier, &bearer(&one.honest(&payload("one", 600)))));
+}
+
+/// A chunk of a document that never ends.
+const SPACES: &str = "                                                                ";
