@@ -41,6 +41,7 @@ export const createTransport = (base: string, batch: Batch, halt: Stop): Transpo
   let token = '';
   let tokenAtMs = 0;
   let socket: WebSocket | undefined;
+  let openedAtMs = 0; // 0 while it is not
   let failures = 0;
   let timer = 0;
   let paused = true;
@@ -88,23 +89,13 @@ export const createTransport = (base: string, batch: Batch, halt: Stop): Transpo
 
   const dial = () => {
     if (paused) return;
-    posts = posts || socketBlocked;
-    if (socketBlocked) return flush();
-    let openedAtMs = 0;
-    const onClose = (code?: number) => {
-      clearTimeout(timer);
-      socket = undefined;
-      if (code === Close.NotWanted) return halt();
-      posts = !openedAtMs;
-      if (openedAtMs && performance.now() - openedAtMs > RENEWABLE_AFTER_MS) failures = 0;
-      if (posts) flush();
-      if (code === Close.TokenExpired) renew();
-      else retry();
-    };
+    openedAtMs = 0;
+    if (socketBlocked) return lose();
     try {
       const dialled = (socket = new WebSocket(socketBase + 't?p=' + token));
-      timer = setTimeout(() => dialled.close(), HANDSHAKE_MAX_MS);
+      timer = setTimeout(quiet(lose), HANDSHAKE_MAX_MS);
       dialled.onopen = quiet(() => {
+        if (socket !== dialled) return;
         clearTimeout(timer);
         openedAtMs = performance.now();
         posts = false;
@@ -112,10 +103,29 @@ export const createTransport = (base: string, batch: Batch, halt: Stop): Transpo
         flush();
       });
       dialled.onmessage = (event) => obey(event.data);
-      dialled.onclose = quiet((event) => socket === dialled && onClose(event.code));
+      dialled.onclose = quiet((event) => {
+        if (socket === dialled) lose(event.code);
+      });
     } catch {
-      onClose();
+      lose();
     }
+  };
+
+  const abandon = () => {
+    clearTimeout(timer);
+    const abandoned = socket;
+    socket = undefined;
+    if (abandoned) abandoned.close();
+  };
+
+  const lose = (code?: number) => {
+    abandon();
+    if (code === Close.NotWanted) return halt();
+    posts = !openedAtMs;
+    if (openedAtMs && performance.now() - openedAtMs > RENEWABLE_AFTER_MS) failures = 0;
+    if (posts) flush();
+    if (code === Close.TokenExpired) renew();
+    else if (!socketBlocked) retry();
   };
 
   const flush = () => {
@@ -180,7 +190,10 @@ export const createTransport = (base: string, batch: Batch, halt: Stop): Transpo
     if (event.disposition === 'report') return;
     // The page's own policy forbids it: asking again would only fill its console and its reports.
     if (event.blockedURI.startsWith(base)) halt();
-    if (event.blockedURI.startsWith(socketBase)) socketBlocked = true;
+    if (event.blockedURI.startsWith(socketBase)) {
+      socketBlocked = true;
+      lose(); // Chromium says nothing to the socket itself
+    }
   });
 
   return {
@@ -200,19 +213,13 @@ export const createTransport = (base: string, batch: Batch, halt: Stop): Transpo
       } else {
         flush();
       }
-      if (leaving && socket) {
-        const leftBehind = socket;
-        socket = undefined;
-        leftBehind.close();
-      }
+      if (leaving) abandon();
     },
 
     _stop() {
       unlisten();
       paused = true;
-      clearTimeout(timer);
-      if (socket) socket.close();
-      socket = undefined;
+      abandon();
     },
   };
 };
