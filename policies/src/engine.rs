@@ -1,11 +1,26 @@
 //! All sessions of one shard: the state machine from inputs to effects.
+//!
+//! Invariants: a denial has an incident that names its rule; shadow changes no standing; a pardon
+//! wins over rules; a closed session leaves nothing behind; the same inputs give the same effects.
+//! A clock may jump either way: spans that would be negative count as zero. Must not know: how
+//! effects are carried out.
 
+use crate::budget::{Cap, Grant, SharedBudget};
+use crate::decide::decide;
 use crate::facts::Facts;
-use crate::identity::{Identity, SessionId};
-use crate::policy::PolicySet;
-use gaitway_models::{Assessment, Batch, Detector, Timestamp, session::RequestSeen};
+use crate::identity::{Identity, SessionId, SubjectId};
+use crate::policy::{Measure, PolicySet, Rule};
+use gaitway_models::session::RequestSeen;
+use gaitway_models::{Assessment, Batch, Detector, Session, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Decisions kept per session for the ops page.
+pub const DECISIONS_SEEN_MAX: usize = 8;
+/// A step back of the clock that is taken for the usual trimming and ignored.
+const CLOCK_BACK_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug)]
 pub struct EngineLimits {
@@ -50,6 +65,15 @@ pub enum Input {
         revoked: bool,
         until: Timestamp,
     },
+    /// An assessment made elsewhere, in place of a batch: recorded sessions are replayed with it.
+    Assessed {
+        identity: Identity,
+        assessment: Box<Assessment>,
+    },
+    /// An operator has looked at what tripped the budget and lets the policy enforce again.
+    ResetBudget {
+        by: String,
+    },
     /// Time passes; at least once a second.
     Tick,
 }
@@ -76,14 +100,20 @@ pub enum Standing {
         burst: u32,
     },
     Challenge,
-    /// Revoked: `incident` is the number shown to the person.
+    /// Back to the identity provider for a stronger or fresher login (RFC 9470).
+    StepUp {
+        acr_values: String,
+        /// 0: no demand on age.
+        max_age_seconds: u64,
+    },
+    /// Revoked: `incident` is the number shown to the person; empty if another replica knows it.
     Deny {
         incident: String,
     },
 }
 
 /// Everything a shard asks the world to do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     Stand {
         session: SessionId,
@@ -94,6 +124,22 @@ pub enum Effect {
     /// The session is gone; drop what is kept for it.
     Forget {
         session: SessionId,
+    },
+    /// A cap of the budget was reached. Must be told loudly.
+    BudgetTripped {
+        at: Timestamp,
+        cap: Cap,
+        /// What the cap allowed.
+        allowed: u32,
+        /// The one account that is spared from now on; `None`: everything is in shadow until reset by hand.
+        account: Option<SubjectId>,
+        /// The rule that asked for one logout too many.
+        rule: String,
+        policy_version: String,
+    },
+    BudgetReset {
+        at: Timestamp,
+        by: String,
     },
 }
 
@@ -163,28 +209,727 @@ pub struct DecisionSeen {
     pub reason: String,
 }
 
-pub struct Engine {}
+/// One shard's sessions.
+pub struct Engine {
+    shard: u8,
+    limits: EngineLimits,
+    policies: Arc<PolicySet>,
+    /// `None` when recorded assessments are replayed: then batches are counted and not looked at.
+    detector: Option<Arc<Detector>>,
+    budget: SharedBudget,
+    sessions: HashMap<SessionId, Tracked>,
+    /// Every session once, idlest first: whom to evict.
+    by_last_seen: BTreeSet<(Timestamp, SessionId)>,
+    /// Every session once, by the next thing time does to it: its standing ends, or it is closed.
+    by_due: BTreeSet<(Timestamp, SessionId)>,
+    incidents: u64,
+    /// Time of the latest input, to notice a clock that was set back.
+    latest: Timestamp,
+}
+
+/// All that is kept of one session; bounded by the limits of its parts.
+struct Tracked {
+    identity: Identity,
+    opened: Timestamp,
+    last_seen: Timestamp,
+    due: Timestamp,
+    requests: u64,
+    batches: u64,
+    watched: Option<Box<Session>>,
+    facts: Facts,
+    rate: RequestRate,
+    standing: Standing,
+    /// Meaningless while the standing is `Allow`.
+    standing_until: Timestamp,
+    /// The standing is a revocation: only a pardon lifts it.
+    revoked: bool,
+    pardoned_until: Option<Timestamp>,
+    challenge_passed_at: Option<Timestamp>,
+    /// When each rule last spoke; at most one entry a rule of the policies seen, pruned as they cool.
+    spoke: Vec<Spoken>,
+    seen: VecDeque<DecisionSeen>,
+}
+
+struct Spoken {
+    rule: Arc<str>,
+    mode: Mode,
+    at: Timestamp,
+    cool_down_ms: u64,
+}
 
 impl Engine {
-    pub fn new(
-        _shard: u8,
-        _limits: EngineLimits,
-        _policies: Arc<PolicySet>,
-        _detector: Arc<Detector>,
+    pub fn new(shard: u8, limits: EngineLimits, policies: Arc<PolicySet>, detector: Arc<Detector>) -> Engine {
+        Engine::with(shard, limits, policies, Some(detector))
+    }
+
+    /// An engine that gets its assessments from [`Input::Assessed`].
+    pub fn replaying(shard: u8, limits: EngineLimits, policies: Arc<PolicySet>) -> Engine {
+        Engine::with(shard, limits, policies, None)
+    }
+
+    fn with(
+        shard: u8,
+        limits: EngineLimits,
+        policies: Arc<PolicySet>,
+        detector: Option<Arc<Detector>>,
     ) -> Engine {
-        todo!()
+        Engine {
+            shard,
+            limits,
+            policies,
+            detector,
+            budget: SharedBudget::new(),
+            sessions: HashMap::new(),
+            by_last_seen: BTreeSet::new(),
+            by_due: BTreeSet::new(),
+            incidents: 0,
+            latest: Timestamp(0),
+        }
     }
-    pub fn handle(&mut self, _effects: &mut Vec<Effect>, _now: Timestamp, _input: Input) {
-        todo!()
+
+    /// Draws on one ledger with other shards. Call before the first input.
+    pub fn share_budget(&mut self, budget: SharedBudget) {
+        debug_assert!(self.sessions.is_empty(), "sessions were counted in the old ledger");
+        self.budget = budget;
     }
-    pub fn reload(&mut self, _policies: Arc<PolicySet>) {
-        todo!()
+
+    /// The ledger this shard draws on.
+    pub fn budget(&self) -> &SharedBudget {
+        &self.budget
     }
+
+    pub fn policies(&self) -> &Arc<PolicySet> {
+        &self.policies
+    }
+
+    pub fn handle(&mut self, effects: &mut Vec<Effect>, now: Timestamp, input: Input) {
+        if self.latest.since(now) > CLOCK_BACK_MAX {
+            self.handle_clock_set_back(effects, now);
+        }
+        self.latest = now;
+        match input {
+            Input::Batch { identity, page, batch } => self.handle_batch(effects, now, identity, page, &batch),
+            Input::Assessed { identity, assessment } => {
+                let session = self.open(effects, now, identity);
+                if let Some(tracked) = self.sessions.get_mut(&session) {
+                    tracked.batches += 1;
+                    tracked.facts.assessment = *assessment;
+                }
+                self.judge(effects, now, session);
+            }
+            Input::Request { identity, request, route, net_ip } => {
+                self.handle_request(effects, now, identity, request, route, net_ip);
+            }
+            Input::ChallengePassed { session } => self.handle_challenge_passed(effects, now, session),
+            Input::Operator { session, action, by, why } => {
+                self.handle_operator(effects, now, session, action, by, why);
+            }
+            Input::Peer { session, revoked, until } => {
+                self.handle_peer(effects, now, session, revoked, until)
+            }
+            Input::ResetBudget { by } => {
+                self.budget.reset();
+                effects.push(Effect::BudgetReset { at: now, by });
+            }
+            Input::Tick => self.handle_tick(effects, now),
+        }
+        self.check_invariants();
+    }
+
+    /// Takes new policies. Standings stay until they end; sessions are judged anew by new evidence only.
+    pub fn reload(&mut self, policies: Arc<PolicySet>) {
+        self.policies = policies;
+    }
+
     /// Summaries, most recently seen first, at most `limit`.
-    pub fn sessions(&self, _limit: usize) -> Vec<SessionSummary> {
-        todo!()
+    pub fn sessions(&self, limit: usize) -> Vec<SessionSummary> {
+        let recent = self.by_last_seen.iter().rev().take(limit);
+        recent.filter_map(|(_, session)| self.session(session)).collect()
     }
-    pub fn session(&self, _session: &SessionId) -> Option<SessionSummary> {
-        todo!()
+
+    pub fn session(&self, session: &SessionId) -> Option<SessionSummary> {
+        let tracked = self.sessions.get(session)?;
+        Some(SessionSummary {
+            identity: tracked.identity.clone(),
+            opened: tracked.opened,
+            last_seen: tracked.last_seen,
+            requests: tracked.requests,
+            batches: tracked.batches,
+            assessment: tracked.facts.assessment.clone(),
+            standing: tracked.standing.clone(),
+            pardoned_until: tracked.pardoned_until,
+            decisions: tracked.seen.iter().cloned().collect(),
+        })
+    }
+
+    /// What the rules see of a session, for `explain`.
+    pub fn facts(&self, session: &SessionId) -> Option<&Facts> {
+        self.sessions.get(session).map(|tracked| &tracked.facts)
+    }
+
+    /// Sessions held.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    fn handle_batch(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        now: Timestamp,
+        identity: Identity,
+        page: u64,
+        batch: &Batch,
+    ) {
+        let session = self.open(effects, now, identity);
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        tracked.batches += 1;
+        let (Some(detector), Some(watched)) = (&self.detector, &mut tracked.watched) else { return };
+        watched.observe(now, page, batch);
+        tracked.facts.assessment = detector.assess(now, watched);
+        self.judge(effects, now, session);
+    }
+
+    fn handle_request(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        now: Timestamp,
+        identity: Identity,
+        request: RequestSeen,
+        route: String,
+        net_ip: String,
+    ) {
+        let session = self.open(effects, now, identity);
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        tracked.requests += 1;
+        tracked.facts.requests = tracked.requests;
+        tracked.facts.requests_per_minute = tracked.rate.count(now);
+        tracked.facts.route = route;
+        tracked.facts.net_ip = net_ip;
+        if let (Some(detector), Some(watched)) = (&self.detector, &mut tracked.watched) {
+            watched.observe_request(now, request);
+            // A page with a collector turns "unexpected" telemetry into "missing"; other requests change nothing.
+            if request.collector_injected {
+                tracked.facts.assessment = detector.assess(now, watched);
+            }
+        }
+        self.judge(effects, now, session);
+    }
+
+    fn handle_challenge_passed(&mut self, effects: &mut Vec<Effect>, now: Timestamp, session: SessionId) {
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        tracked.challenge_passed_at = Some(now);
+        tracked.facts.challenge_passed = true;
+        if tracked.standing == Standing::Challenge {
+            self.stand(effects, now, session, Standing::Allow, now);
+        }
+    }
+
+    fn handle_operator(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        now: Timestamp,
+        session: SessionId,
+        action: OperatorAction,
+        by: String,
+        why: String,
+    ) {
+        // An operator may name a session that was closed long ago but whose revocation still holds.
+        let identity = match self.sessions.get(&session) {
+            Some(tracked) => tracked.identity.clone(),
+            None => Identity {
+                session,
+                subject: None,
+                token: None,
+                expires_at: None,
+                issued_at: None,
+                groups: Vec::new(),
+            },
+        };
+        if !self.sessions.contains_key(&session) {
+            self.open(effects, now, identity);
+        }
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        let until = match action {
+            OperatorAction::Revoke => revocation_until(&self.limits, now, &tracked.identity),
+            OperatorAction::Pardon => now.plus(Duration::from_millis(self.limits.pardon_ms)),
+        };
+        let act = match action {
+            OperatorAction::Revoke => Action::Logout,
+            OperatorAction::Pardon => Action::Pardon,
+        };
+        let id = incident_id(now, self.shard, &mut self.incidents, session);
+        let incident = Incident {
+            id: id.clone(),
+            at: now,
+            identity: tracked.identity.clone(),
+            rule: "operator".into(),
+            action: act,
+            mode: Mode::Enforce,
+            by,
+            reason: why,
+            policy_version: self.policies.version().to_owned(),
+            facts: tracked.facts.clone(),
+            until,
+        };
+        tracked.remember(DecisionSeen {
+            at: now,
+            rule: incident.rule.clone(),
+            action: act,
+            mode: Mode::Enforce,
+            reason: incident.reason.clone(),
+        });
+        effects.push(Effect::Incident(Box::new(incident)));
+        match action {
+            OperatorAction::Revoke => {
+                tracked.pardoned_until = None;
+                tracked.revoked = true;
+                self.stand(effects, now, session, Standing::Deny { incident: id }, until);
+            }
+            OperatorAction::Pardon => self.pardon(effects, now, session, until),
+        }
+    }
+
+    fn handle_peer(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        now: Timestamp,
+        session: SessionId,
+        revoked: bool,
+        until: Timestamp,
+    ) {
+        // A session that is not here needs no standing: the revocation board itself refuses it.
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        if !revoked {
+            self.pardon(effects, now, session, until);
+        } else if !tracked.is_pardoned(now) && !tracked.revoked && until > now {
+            tracked.revoked = true;
+            // Keep the number the person may already have been shown.
+            let incident = match &tracked.standing {
+                Standing::Deny { incident } => incident.clone(),
+                _ => String::new(),
+            };
+            self.stand(effects, now, session, Standing::Deny { incident }, until);
+        }
+    }
+
+    /// Lifts whatever stands against a session and exempts it from rules.
+    fn pardon(&mut self, effects: &mut Vec<Effect>, now: Timestamp, session: SessionId, until: Timestamp) {
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        tracked.pardoned_until = Some(until);
+        tracked.spoke.clear();
+        tracked.revoked = false;
+        // Told even if nothing stands here: a replica's board may still deny.
+        self.stand(effects, now, session, Standing::Allow, until);
+    }
+
+    fn handle_tick(&mut self, effects: &mut Vec<Effect>, now: Timestamp) {
+        while let Some((due, session)) = self.by_due.first().copied() {
+            if due > now {
+                return;
+            }
+            match self.sessions.get_mut(&session) {
+                Some(tracked) if tracked.standing != Standing::Allow => {
+                    tracked.revoked = false;
+                    self.stand(effects, now, session, Standing::Allow, now);
+                }
+                Some(_) => self.close(effects, session),
+                None => {
+                    debug_assert!(false, "a deadline without a session");
+                    self.by_due.remove(&(due, session));
+                }
+            }
+        }
+    }
+
+    /// Moves deadlines along with a clock that was set back: ten minutes of throttling stay ten
+    /// minutes. Revocations keep theirs, they are tied to a token's own expiry.
+    fn handle_clock_set_back(&mut self, effects: &mut Vec<Effect>, now: Timestamp) {
+        let by = self.latest.since(now);
+        self.by_last_seen.clear();
+        self.by_due.clear();
+        let mut sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
+        sessions.sort_unstable();
+        for session in sessions {
+            let Some(tracked) = self.sessions.get_mut(&session) else { continue };
+            tracked.last_seen = tracked.last_seen.min(now);
+            tracked.rate = RequestRate::default();
+            self.by_last_seen.insert((tracked.last_seen, session));
+            if tracked.standing != Standing::Allow && !tracked.revoked {
+                let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+                let until = Timestamp(tracked.standing_until.0.saturating_sub(ms)).max(now);
+                tracked.standing_until = until;
+                effects.push(Effect::Stand { session, standing: tracked.standing.clone(), until });
+            }
+            tracked.due = tracked.next_due(&self.limits);
+            self.by_due.insert((tracked.due, session));
+        }
+    }
+
+    /// Finds or makes the session and notes that it lives; evicts the idlest when full.
+    fn open(&mut self, effects: &mut Vec<Effect>, now: Timestamp, identity: Identity) -> SessionId {
+        let session = identity.session;
+        if let Some(tracked) = self.sessions.get_mut(&session) {
+            self.by_last_seen.remove(&(tracked.last_seen, session));
+            tracked.last_seen = now;
+            if tracked.identity.subject != identity.subject {
+                tracked.facts.user_id =
+                    identity.subject.map(|subject| subject.to_string()).unwrap_or_default();
+            }
+            if tracked.facts.user_groups != identity.groups {
+                tracked.facts.user_groups.clone_from(&identity.groups);
+            }
+            tracked.identity = identity;
+            self.by_last_seen.insert((now, session));
+            self.reschedule(session);
+            return session;
+        }
+        while self.sessions.len() >= self.limits.sessions_max.max(1) {
+            let Some((_, idlest)) = self.by_last_seen.first().copied() else { break };
+            self.close(effects, idlest);
+        }
+        let facts = Facts {
+            user_id: identity.subject.map(|subject| subject.to_string()).unwrap_or_default(),
+            user_groups: identity.groups.clone(),
+            ..Facts::default()
+        };
+        let due = now.plus(Duration::from_millis(self.limits.session_idle_ms));
+        let tracked = Tracked {
+            identity,
+            opened: now,
+            last_seen: now,
+            due,
+            requests: 0,
+            batches: 0,
+            watched: self.detector.is_some().then(|| Box::new(Session::new(now))),
+            facts,
+            rate: RequestRate::default(),
+            standing: Standing::Allow,
+            standing_until: now,
+            revoked: false,
+            pardoned_until: None,
+            challenge_passed_at: None,
+            spoke: Vec::new(),
+            seen: VecDeque::new(),
+        };
+        self.sessions.insert(session, tracked);
+        self.by_last_seen.insert((now, session));
+        self.by_due.insert((due, session));
+        self.budget.session_opened();
+        session
+    }
+
+    fn close(&mut self, effects: &mut Vec<Effect>, session: SessionId) {
+        if let Some(tracked) = self.sessions.remove(&session) {
+            self.by_last_seen.remove(&(tracked.last_seen, session));
+            self.by_due.remove(&(tracked.due, session));
+            self.budget.sessions_closed(1);
+            effects.push(Effect::Forget { session });
+        }
+    }
+
+    /// Puts the session where its next deadline belongs.
+    fn reschedule(&mut self, session: SessionId) {
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        let due = tracked.next_due(&self.limits);
+        if due != tracked.due {
+            self.by_due.remove(&(tracked.due, session));
+            tracked.due = due;
+            self.by_due.insert((due, session));
+        }
+    }
+
+    fn stand(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        now: Timestamp,
+        session: SessionId,
+        standing: Standing,
+        until: Timestamp,
+    ) {
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        tracked.standing = standing.clone();
+        tracked.standing_until = until.max(now);
+        effects.push(Effect::Stand { session, standing, until: tracked.standing_until });
+        self.reschedule(session);
+    }
+
+    /// Reads the rules over the session's facts and acts on what they say.
+    fn judge(&mut self, effects: &mut Vec<Effect>, now: Timestamp, session: SessionId) {
+        let policies = Arc::clone(&self.policies);
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        tracked.facts.session_age_seconds = now.since(tracked.opened).as_secs_f64();
+        tracked.facts.challenge_passed = tracked
+            .challenge_passed_at
+            .is_some_and(|at| now.since(at) < Duration::from_millis(policies.challenge_pass_ms));
+        if tracked.is_pardoned(now) || tracked.revoked {
+            return;
+        }
+        let decision = decide(&policies, &tracked.facts);
+        if let Some(allow) = decision.allowed {
+            // A rule about the session itself also frees it; one about this request only speaks for the request.
+            if !policies.rules()[allow].of_request && tracked.standing != Standing::Allow {
+                self.stand(effects, now, session, Standing::Allow, now);
+            }
+            return;
+        }
+        if decision.is_silent() {
+            return;
+        }
+        for index in decision.told {
+            self.tell(effects, now, session, &policies.rules()[index], Mode::Shadow);
+        }
+        if let Some(index) = decision.acts {
+            self.act(effects, now, session, &policies.rules()[index]);
+        }
+    }
+
+    /// Carries an enforced rule out, within the budget.
+    fn act(&mut self, effects: &mut Vec<Effect>, now: Timestamp, session: SessionId, rule: &Rule) {
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        if tracked.is_cooling(now, rule, Mode::Enforce) {
+            return;
+        }
+        if self.budget.tripped().is_some() {
+            return self.tell(effects, now, session, rule, Mode::Shadow);
+        }
+        let standing_rank = rank(&tracked.standing);
+        if rule.measure.action().shuts_out() {
+            let subject = tracked.identity.subject;
+            let account = subject.map_or(session.0, |subject| subject.0);
+            let tripped = match self.budget.ask(now, &self.policies.budget, account) {
+                Grant::Granted => None,
+                Grant::Open => Some(None),
+                Grant::Tripped { cap, allowed } => Some(Some((cap, allowed, None))),
+                Grant::AccountSpared { allowed, first } => {
+                    Some(first.then_some((Cap::PerUserPerDay, allowed, subject)))
+                }
+            };
+            if let Some(loud) = tripped {
+                if let Some((cap, allowed, account)) = loud {
+                    effects.push(Effect::BudgetTripped {
+                        at: now,
+                        cap,
+                        allowed,
+                        account,
+                        rule: rule.name.to_string(),
+                        policy_version: self.policies.version().to_owned(),
+                    });
+                }
+                return self.tell(effects, now, session, rule, Mode::Shadow);
+            }
+        }
+        let id = self.incident(effects, now, session, rule, Mode::Enforce);
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        let (standing, until) = match &rule.measure {
+            Measure::Allow | Measure::Log => return,
+            Measure::Tag { value } => (Standing::Tag { value: value.clone() }, rule.hold_until(now)),
+            Measure::Throttle { requests_per_minute, burst } => (
+                Standing::Throttle { requests_per_minute: *requests_per_minute, burst: *burst },
+                rule.hold_until(now),
+            ),
+            Measure::Challenge => (Standing::Challenge, rule.hold_until(now)),
+            Measure::StepUp { acr_values, max_age_seconds } => (
+                Standing::StepUp { acr_values: acr_values.clone(), max_age_seconds: *max_age_seconds },
+                rule.hold_until(now),
+            ),
+            Measure::Logout | Measure::LogoutEverywhere => {
+                tracked.revoked = true;
+                (Standing::Deny { incident: id }, revocation_until(&self.limits, now, &tracked.identity))
+            }
+            Measure::Deny => (Standing::Deny { incident: id }, rule.hold_until(now)),
+        };
+        // A milder rule never softens what stands.
+        if rank(&standing) >= standing_rank {
+            self.stand(effects, now, session, standing, until);
+        }
+    }
+
+    /// Notes a decision without effect on the session, once per cool-down.
+    fn tell(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        now: Timestamp,
+        session: SessionId,
+        rule: &Rule,
+        mode: Mode,
+    ) {
+        let cooling = self.sessions.get(&session).is_none_or(|tracked| tracked.is_cooling(now, rule, mode));
+        if !cooling {
+            self.incident(effects, now, session, rule, mode);
+        }
+    }
+
+    fn incident(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        now: Timestamp,
+        session: SessionId,
+        rule: &Rule,
+        mode: Mode,
+    ) -> String {
+        let id = incident_id(now, self.shard, &mut self.incidents, session);
+        let Some(tracked) = self.sessions.get_mut(&session) else { return id };
+        let action = rule.measure.action();
+        let until = match action {
+            Action::Logout | Action::LogoutEverywhere => {
+                revocation_until(&self.limits, now, &tracked.identity)
+            }
+            Action::Allow | Action::Log => now,
+            _ => rule.hold_until(now),
+        };
+        let reason = rule.reason.text(&tracked.facts);
+        tracked.spoke.retain(|spoken| {
+            let replaced = *spoken.rule == *rule.name && spoken.mode == mode;
+            !replaced && now.since(spoken.at) < Duration::from_millis(spoken.cool_down_ms)
+        });
+        tracked.spoke.push(Spoken {
+            rule: Arc::clone(&rule.name),
+            mode,
+            at: now,
+            cool_down_ms: rule.cool_down_ms,
+        });
+        tracked.remember(DecisionSeen {
+            at: now,
+            rule: rule.name.to_string(),
+            action,
+            mode,
+            reason: reason.clone(),
+        });
+        effects.push(Effect::Incident(Box::new(Incident {
+            id: id.clone(),
+            at: now,
+            identity: tracked.identity.clone(),
+            rule: rule.name.to_string(),
+            action,
+            mode,
+            by: "policy".into(),
+            reason,
+            policy_version: self.policies.version().to_owned(),
+            facts: tracked.facts.clone(),
+            until,
+        })));
+        id
+    }
+
+    /// What must hold after every input; the simulation also checks what costs more.
+    fn check_invariants(&self) {
+        debug_assert!(self.sessions.len() <= self.limits.sessions_max.max(1));
+        debug_assert_eq!(self.sessions.len(), self.by_last_seen.len());
+        debug_assert_eq!(self.sessions.len(), self.by_due.len());
     }
 }
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The ledger may outlive this shard and must not count its sessions any longer.
+        self.budget.sessions_closed(self.sessions.len());
+    }
+}
+
+impl Rule {
+    fn hold_until(&self, now: Timestamp) -> Timestamp {
+        now.plus(Duration::from_millis(self.hold_ms))
+    }
+}
+
+impl Tracked {
+    fn is_pardoned(&self, now: Timestamp) -> bool {
+        self.pardoned_until.is_some_and(|until| now < until)
+    }
+
+    fn is_cooling(&self, now: Timestamp, rule: &Rule, mode: Mode) -> bool {
+        self.spoke.iter().any(|spoken| {
+            *spoken.rule == *rule.name
+                && spoken.mode == mode
+                && now.since(spoken.at) < Duration::from_millis(rule.cool_down_ms)
+        })
+    }
+
+    /// When time next does something to the session: its standing ends, or it has been idle for too long.
+    fn next_due(&self, limits: &EngineLimits) -> Timestamp {
+        if self.standing == Standing::Allow {
+            self.last_seen.plus(Duration::from_millis(limits.session_idle_ms))
+        } else {
+            self.standing_until
+        }
+    }
+
+    fn remember(&mut self, seen: DecisionSeen) {
+        self.seen.truncate(DECISIONS_SEEN_MAX - 1);
+        self.seen.push_front(seen);
+    }
+}
+
+/// Requests of the last minute, in twelve slots of five seconds.
+#[derive(Default)]
+struct RequestRate {
+    slots: [u32; 12],
+    /// Number of the newest slot since the epoch.
+    newest: u64,
+}
+
+impl RequestRate {
+    const SLOT_MS: u64 = 5_000;
+
+    /// Counts one request and returns the requests of the last minute.
+    fn count(&mut self, now: Timestamp) -> f64 {
+        let slot = now.0 / Self::SLOT_MS;
+        let slots = self.slots.len() as u64;
+        if slot > self.newest {
+            for passed in 1..=(slot - self.newest).min(slots) {
+                self.slots[((self.newest + passed) % slots) as usize] = 0;
+            }
+            // After a long pause the slots between were skipped; all of them are empty now.
+            self.newest = slot;
+            self.slots[(slot % slots) as usize] = 0;
+        }
+        // A clock that was set back a little counts into the newest slot.
+        let at = (self.newest % slots) as usize;
+        self.slots[at] = self.slots[at].saturating_add(1);
+        self.slots.iter().map(|count| f64::from(*count)).sum()
+    }
+}
+
+fn rank(standing: &Standing) -> u8 {
+    match standing {
+        Standing::Allow => 0,
+        Standing::Tag { .. } => 1,
+        Standing::Throttle { .. } => 2,
+        Standing::Challenge => 3,
+        Standing::StepUp { .. } => 4,
+        Standing::Deny { .. } => 5,
+    }
+}
+
+/// A revocation outlives the token, whatever the token says.
+fn revocation_until(limits: &EngineLimits, now: Timestamp, identity: &Identity) -> Timestamp {
+    let least = now.plus(Duration::from_millis(limits.revocation_ms));
+    identity.expires_at.map_or(least, |expires_at| expires_at.max(least))
+}
+
+/// Twelve letters and digits in three groups, easy to read out: seconds since 2024, shard, a running
+/// number and ten bits of the session, so that two replicas do not hand out the same one.
+fn incident_id(now: Timestamp, shard: u8, incidents: &mut u64, session: SessionId) -> String {
+    /// Crockford's alphabet: no I, L, O or U to misread.
+    const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    const EPOCH_SECONDS: u64 = 1_704_067_200;
+    let seconds = (now.0 / 1_000).saturating_sub(EPOCH_SECONDS) & ((1 << 30) - 1);
+    let session_bits = u64::from(u16::from_le_bytes([session.0[0], session.0[1]])) & 0x3ff;
+    let number = seconds << 30 | u64::from(shard) << 22 | (*incidents & 0xfff) << 10 | session_bits;
+    *incidents = incidents.wrapping_add(1);
+    let mut id = String::with_capacity(14);
+    for place in 0..12 {
+        if place == 4 || place == 8 {
+            id.push('-');
+        }
+        id.push(char::from(ALPHABET[(number >> (55 - 5 * place) & 31) as usize]));
+    }
+    id
+}
+
+#[cfg(test)]
+mod tests;

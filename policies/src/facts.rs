@@ -1,22 +1,434 @@
 //! The fixed, typed set of facts a rule may name, with defaults.
-//! One table gives name, type, doc and default; CEL variables and the docs page come from it.
+//!
+//! One table gives name, type, range, doc, reader and writer; the condition checker, the reason
+//! templates, the policy cases and the docs page come from it. Must not know: rules, decisions.
 
-use gaitway_models::Assessment;
+use gaitway_models::{Assessment, Modality, TelemetryState};
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Evidence at which a session counts as a bot until the detector states its own figure, in nats.
+/// No window adds more than 2, so at least four windows agree; `e^8` is odds of three thousand to one.
+pub const BOT_THRESHOLD_DEFAULT: f32 = 8.0;
+
+/// Everything known about one session when its rules are read. The default is a session of which
+/// nothing is known yet, and no default speaks against anybody.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Facts {
     pub assessment: Assessment,
+    /// Evidence at which a session counts as a bot, in nats.
+    pub bot_threshold: f32,
+    /// How unlike the account's usual hand the session is, 0 to 1; `None` without a profile.
+    pub owner_score: Option<f32>,
+    /// How much of the session repeats recorded movement, 0 to 1; `None` until compared.
+    pub replay_match: Option<f32>,
     /// Seconds since the session opened.
     pub session_age_seconds: f64,
     /// Requests in the last minute.
     pub requests_per_minute: f64,
+    /// Requests since the session opened.
+    pub requests: u64,
     /// Name of the policy route the request matched, "" before any request.
     pub route: String,
+    /// The person's pseudonym (`u_…`), "" for a visitor without a login.
+    pub user_id: String,
     pub user_groups: Vec<String>,
     /// Client address of the latest request, text form; used by rules, never logged.
     #[serde(skip)]
     pub net_ip: String,
+    /// Two-letter country of that address, "" if unknown.
+    pub net_country: String,
     /// The session passed a challenge within the policy's pass time.
     pub challenge_passed: bool,
+}
+
+impl Default for Facts {
+    fn default() -> Facts {
+        Facts {
+            assessment: Assessment::default(),
+            bot_threshold: BOT_THRESHOLD_DEFAULT,
+            owner_score: None,
+            replay_match: None,
+            session_age_seconds: 0.0,
+            requests_per_minute: 0.0,
+            requests: 0,
+            route: String::new(),
+            user_id: String::new(),
+            user_groups: Vec::new(),
+            net_ip: String::new(),
+            net_country: String::new(),
+            challenge_passed: false,
+        }
+    }
+}
+
+/// One row of the vocabulary.
+pub struct Fact {
+    /// As written in a policy, such as `bot.score`.
+    pub name: &'static str,
+    pub kind: FactKind,
+    pub doc: &'static str,
+    /// Shown in alerts and logs when a reason names it; addresses are not.
+    pub tellable: bool,
+    /// It belongs to the latest request rather than to the session.
+    pub of_request: bool,
+    pub get: fn(&Facts) -> FactValue<'_>,
+    /// Sets the fact in a policy case; false if the value has another type or is none of the words.
+    pub set: fn(&mut Facts, FactValue<'_>) -> bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FactKind {
+    Bool,
+    /// A whole number, never negative.
+    Int,
+    /// A number within this range.
+    Double {
+        least: f64,
+        most: f64,
+    },
+    /// Text; one of the words if there are any.
+    Text {
+        words: &'static [&'static str],
+    },
+    /// A list of texts.
+    List,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FactValue<'f> {
+    Bool(bool),
+    Int(i64),
+    Double(f64),
+    Text(&'f str),
+    List(&'f [String]),
+}
+
+impl FactKind {
+    /// CEL's name of the type.
+    pub fn cel(self) -> &'static str {
+        match self {
+            FactKind::Bool => "bool",
+            FactKind::Int => "int",
+            FactKind::Double { .. } => "double",
+            FactKind::Text { .. } => "string",
+            FactKind::List => "list(string)",
+        }
+    }
+}
+
+/// Position of `name` in [`FACTS`].
+pub fn find(name: &str) -> Option<usize> {
+    FACTS.iter().position(|fact| fact.name == name)
+}
+
+const SHARE: FactKind = FactKind::Double { least: 0.0, most: 1.0 };
+const AMOUNT: FactKind = FactKind::Double { least: 0.0, most: f64::INFINITY };
+const MODALITIES: &[&str] = &["none", "mouse", "touch", "keyboard", "mixed"];
+const TELEMETRY: &[&str] = &["unexpected", "missing", "gathering", "sufficient", "damaged"];
+
+/// A single-precision figure as the decimal a person would write: `0.9_f32` is not `0.9` as a
+/// double, and `bot.score >= 0.9` must hold for it. Anything but a number counts as nothing known.
+fn decimal(value: f32) -> f64 {
+    let value = f64::from(value);
+    if value.is_finite() { (value * 1e6).round() / 1e6 } else { 0.0 }
+}
+
+macro_rules! setter {
+    ($variant:ident, |$facts:ident, $value:ident| $assign:expr) => {
+        |$facts, value| match value {
+            FactValue::$variant($value) => {
+                $assign;
+                true
+            }
+            _ => false,
+        }
+    };
+}
+
+/// A whole number is a fine way to write a double in a case.
+fn as_double(value: FactValue<'_>) -> FactValue<'_> {
+    match value {
+        FactValue::Int(whole) => FactValue::Double(whole as f64),
+        other => other,
+    }
+}
+
+macro_rules! double_setter {
+    (|$facts:ident, $value:ident| $assign:expr) => {
+        |$facts, value| match as_double(value) {
+            FactValue::Double($value) => {
+                $assign;
+                true
+            }
+            _ => false,
+        }
+    };
+}
+
+/// The vocabulary. The order is that of the docs page.
+pub static FACTS: &[Fact] = &[
+    Fact {
+        name: "bot.score",
+        kind: SHARE,
+        doc: "Calibrated probability that the latest window of evidence came from a bot; 0 until there is one.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(decimal(facts.assessment.bot_score.unwrap_or(0.0))),
+        set: double_setter!(|facts, value| facts.assessment.bot_score = Some(value as f32)),
+    },
+    Fact {
+        name: "bot.evidence",
+        kind: AMOUNT,
+        doc: "Evidence for a bot gathered over the whole session, in nats. Missing telemetry never moves it.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(decimal(facts.assessment.bot_evidence)),
+        set: double_setter!(|facts, value| facts.assessment.bot_evidence = value as f32),
+    },
+    Fact {
+        name: "bot.threshold",
+        kind: AMOUNT,
+        doc: "The evidence at which the running model calls a session a bot, in nats.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(decimal(facts.bot_threshold)),
+        set: double_setter!(|facts, value| facts.bot_threshold = value as f32),
+    },
+    Fact {
+        name: "bot.windows",
+        kind: FactKind::Int,
+        doc: "Windows of evidence assessed so far.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Int(i64::from(facts.assessment.windows)),
+        set: setter!(Int, |facts, value| facts.assessment.windows = u32::try_from(value).unwrap_or(0)),
+    },
+    Fact {
+        name: "owner.score",
+        kind: SHARE,
+        doc: "How unlike the account's usual hand the session is; 0 without a profile.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(decimal(facts.owner_score.unwrap_or(0.0))),
+        set: double_setter!(|facts, value| facts.owner_score = Some(value as f32)),
+    },
+    Fact {
+        name: "replay.match",
+        kind: SHARE,
+        doc: "How much of the session repeats recorded movement; 0 until compared.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(decimal(facts.replay_match.unwrap_or(0.0))),
+        set: double_setter!(|facts, value| facts.replay_match = Some(value as f32)),
+    },
+    Fact {
+        name: "evidence.seconds",
+        kind: AMOUNT,
+        doc: "Seconds of active input seen; pauses over a second do not count.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(decimal(facts.assessment.evidence.seconds)),
+        set: double_setter!(|facts, value| facts.assessment.evidence.seconds = value as f32),
+    },
+    Fact {
+        name: "evidence.events",
+        kind: FactKind::Int,
+        doc: "Input events seen.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Int(i64::try_from(facts.assessment.evidence.events).unwrap_or(i64::MAX)),
+        set: setter!(Int, |facts, value| facts.assessment.evidence.events =
+            u64::try_from(value).unwrap_or(0)),
+    },
+    Fact {
+        name: "modality",
+        kind: FactKind::Text { words: MODALITIES },
+        doc: "What the person works with: none, mouse, touch, keyboard or mixed.",
+        tellable: true,
+        of_request: false,
+        get: |facts| {
+            FactValue::Text(match facts.assessment.modality {
+                Modality::None => "none",
+                Modality::Mouse => "mouse",
+                Modality::Touch => "touch",
+                Modality::Keyboard => "keyboard",
+                Modality::Mixed => "mixed",
+            })
+        },
+        set: |facts, value| {
+            let FactValue::Text(word) = value else { return false };
+            facts.assessment.modality = match word {
+                "none" => Modality::None,
+                "mouse" => Modality::Mouse,
+                "touch" => Modality::Touch,
+                "keyboard" => Modality::Keyboard,
+                "mixed" => Modality::Mixed,
+                _ => return false,
+            };
+            true
+        },
+    },
+    Fact {
+        name: "telemetry.state",
+        kind: FactKind::Text { words: TELEMETRY },
+        doc: "unexpected, missing, gathering, sufficient or damaged. Missing telemetry is no evidence of guilt.",
+        tellable: true,
+        of_request: false,
+        get: |facts| {
+            FactValue::Text(match facts.assessment.telemetry {
+                TelemetryState::Unexpected => "unexpected",
+                TelemetryState::Missing => "missing",
+                TelemetryState::Gathering => "gathering",
+                TelemetryState::Sufficient => "sufficient",
+                TelemetryState::Damaged => "damaged",
+            })
+        },
+        set: |facts, value| {
+            let FactValue::Text(word) = value else { return false };
+            facts.assessment.telemetry = match word {
+                "unexpected" => TelemetryState::Unexpected,
+                "missing" => TelemetryState::Missing,
+                "gathering" => TelemetryState::Gathering,
+                "sufficient" => TelemetryState::Sufficient,
+                "damaged" => TelemetryState::Damaged,
+                _ => return false,
+            };
+            true
+        },
+    },
+    Fact {
+        name: "model.calibrated",
+        kind: FactKind::Bool,
+        doc: "True once the model has learnt this site's own people.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Bool(facts.assessment.calibrated),
+        set: setter!(Bool, |facts, value| facts.assessment.calibrated = value),
+    },
+    Fact {
+        name: "route",
+        kind: FactKind::Text { words: &[] },
+        doc: "Name of the route the latest request matched; \"\" before any request.",
+        tellable: true,
+        of_request: true,
+        get: |facts| FactValue::Text(&facts.route),
+        set: setter!(Text, |facts, value| facts.route = value.to_owned()),
+    },
+    Fact {
+        name: "request.rate",
+        kind: AMOUNT,
+        doc: "Requests of the session in the last minute.",
+        tellable: true,
+        of_request: true,
+        get: |facts| FactValue::Double(facts.requests_per_minute),
+        set: double_setter!(|facts, value| facts.requests_per_minute = value),
+    },
+    Fact {
+        name: "request.count",
+        kind: FactKind::Int,
+        doc: "Requests since the session opened.",
+        tellable: true,
+        of_request: true,
+        get: |facts| FactValue::Int(i64::try_from(facts.requests).unwrap_or(i64::MAX)),
+        set: setter!(Int, |facts, value| facts.requests = u64::try_from(value).unwrap_or(0)),
+    },
+    Fact {
+        name: "session.age",
+        kind: AMOUNT,
+        doc: "Seconds since the session opened.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(facts.session_age_seconds),
+        set: double_setter!(|facts, value| facts.session_age_seconds = value),
+    },
+    Fact {
+        name: "user.id",
+        kind: FactKind::Text { words: &[] },
+        doc: "The person's pseudonym (`u_…`, shown on the ops page); \"\" without a login.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Text(&facts.user_id),
+        set: setter!(Text, |facts, value| facts.user_id = value.to_owned()),
+    },
+    Fact {
+        name: "user.groups",
+        kind: FactKind::List,
+        doc: "Verified group claims of the token.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::List(&facts.user_groups),
+        set: setter!(List, |facts, value| facts.user_groups = value.to_vec()),
+    },
+    Fact {
+        name: "net.ip",
+        kind: FactKind::Text { words: &[] },
+        doc: "Client address of the latest request; for networks write `net.within(\"10.0.0.0/8\")`.",
+        tellable: false,
+        of_request: false,
+        get: |facts| FactValue::Text(&facts.net_ip),
+        set: setter!(Text, |facts, value| facts.net_ip = value.to_owned()),
+    },
+    Fact {
+        name: "net.country",
+        kind: FactKind::Text { words: &[] },
+        doc: "Two-letter country of that address; \"\" if unknown.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Text(&facts.net_country),
+        set: setter!(Text, |facts, value| facts.net_country = value.to_owned()),
+    },
+    Fact {
+        name: "challenge.passed",
+        kind: FactKind::Bool,
+        doc: "The session passed a challenge within the policy's pass time.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Bool(facts.challenge_passed),
+        set: setter!(Bool, |facts, value| facts.challenge_passed = value),
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fact_reads_back_what_was_set() {
+        for fact in FACTS {
+            let mut facts = Facts::default();
+            let groups = ["staff".to_owned()];
+            let value = match fact.kind {
+                FactKind::Bool => FactValue::Bool(true),
+                FactKind::Int => FactValue::Int(7),
+                FactKind::Double { .. } => FactValue::Double(0.9),
+                FactKind::Text { words } => FactValue::Text(words.last().copied().unwrap_or("x")),
+                FactKind::List => FactValue::List(&groups),
+            };
+            assert_ne!((fact.get)(&facts), value, "{} has this value by default", fact.name);
+            assert!((fact.set)(&mut facts, value), "{}", fact.name);
+            assert_eq!((fact.get)(&facts), value, "{}", fact.name);
+        }
+    }
+
+    #[test]
+    fn a_word_outside_the_list_is_refused() {
+        let state = &FACTS[find("telemetry.state").unwrap()];
+        assert!(!(state.set)(&mut Facts::default(), FactValue::Text("guilty")));
+    }
+
+    #[test]
+    fn what_is_no_number_counts_as_nothing_known() {
+        let facts = Facts {
+            assessment: Assessment {
+                bot_evidence: f32::NAN,
+                bot_score: Some(f32::INFINITY),
+                ..Assessment::default()
+            },
+            ..Facts::default()
+        };
+        for name in ["bot.evidence", "bot.score"] {
+            assert_eq!((FACTS[find(name).unwrap()].get)(&facts), FactValue::Double(0.0));
+        }
+    }
 }

@@ -3,11 +3,16 @@
 //! Pure: no sockets, files, clock, OS randomness, async or environment. Knows models' vocabulary;
 //! must not know: how anything is carried out.
 
+pub mod budget;
+pub mod condition;
+pub mod decide;
+pub mod document;
 pub mod engine;
 pub mod facts;
 pub mod identity;
 pub mod policy;
 
+pub use budget::SharedBudget;
 pub use engine::{Effect, Engine, Incident, Input, Standing};
 pub use identity::{Identity, SessionId, SubjectId, TokenId};
-pub use policy::PolicySet;
+pub use policy::{DEFAULT, DEMO, PolicySet};

@@ -1,28 +1,549 @@
-//! YAML file to validated `PolicySet`; CEL in `when:` over the fixed typed facts.
+//! YAML file to validated `PolicySet`: every mistake at once, each with its place and a hint.
+//!
+//! A rule that stands in a `PolicySet` names only facts that exist, can be reached, and cannot shut
+//! people out without a budget. Must not know: sessions, time, where files come from.
 
-use serde::{Deserialize, Serialize};
-
-#[derive(Clone, Debug)]
-pub struct PolicySet {}
+use crate::condition::Condition;
+use crate::document::{Document, Fields, Node, Position, Reader};
+use crate::engine::{Action, Mode};
+use crate::facts::{FACTS, FactValue, Facts, find};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One mistake in a policy file; all mistakes of a file are reported at once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{file}:{line}:{column}: {field}: {message}")]
-pub struct PolicyError {
-    pub file: String,
-    pub line: usize,
-    pub column: usize,
-    pub field: String,
-    pub message: String,
-    pub hint: Option<String>,
+pub use crate::document::Mistake as PolicyError;
+
+/// The policy of a fresh installation: everything in shadow.
+pub const DEFAULT: &str = include_str!("../default.yaml");
+/// The policy of `make demo`: it enforces.
+pub const DEMO: &str = include_str!("../demo.yaml");
+
+/// Most rules in a policy: each is read on every piece of new evidence.
+pub const RULES_MAX: usize = 128;
+/// Longest rule name; names become metric labels and stand in mails.
+pub const NAME_CHARS_MAX: usize = 64;
+/// Longest reason or tag, in bytes.
+pub const REASON_BYTES_MAX: usize = 512;
+/// Longest hold or cool-down: a week. What must last longer is a revocation.
+pub const SPAN_MS_MAX: u64 = 7 * 86_400_000;
+/// Largest number of logouts a minute a budget may grant; keeps its ledger small.
+pub const LOGOUTS_PER_MINUTE_MAX: u64 = 1_000;
+
+const HOLD_MS: u64 = 10 * 60_000;
+const COOL_DOWN_MS: u64 = 10 * 60_000;
+const CHALLENGE_PASS_MS: u64 = 30 * 60_000;
+
+/// A whole policy, checked.
+#[derive(Clone, Debug)]
+pub struct PolicySet {
+    version: String,
+    /// Allow rules first, then the others in the order of the file.
+    rules: Vec<Rule>,
+    pub budget: Budget,
+    /// How long a passed challenge is not asked again, in ms.
+    pub challenge_pass_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub name: Arc<str>,
+    pub condition: Condition,
+    pub mode: Mode,
+    pub measure: Measure,
+    /// How long the measure lasts, in ms; a logout lasts as long as its revocation instead.
+    pub hold_ms: u64,
+    /// How long the rule is silent about a session after it has spoken, in ms.
+    pub cool_down_ms: u64,
+    pub reason: Reason,
+    /// The condition names facts of the latest request only, so it says nothing lasting about the session.
+    pub of_request: bool,
+    pub at: Position,
+}
+
+/// An action with what it needs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Measure {
+    Allow,
+    Log,
+    Tag { value: String },
+    Throttle { requests_per_minute: u32, burst: u32 },
+    Challenge,
+    StepUp { acr_values: String, max_age_seconds: u64 },
+    Logout,
+    LogoutEverywhere,
+    Deny,
+}
+
+/// How many people a policy may shut out before it is taken for mistaken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget {
+    pub logouts_per_minute_max: u32,
+    /// Share of the active sessions logged out within an hour, as a fraction; never less than one session.
+    pub logouts_share_max: f64,
+    pub logouts_per_user_per_day_max: u32,
+}
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget { logouts_per_minute_max: 5, logouts_share_max: 0.02, logouts_per_user_per_day_max: 3 }
+    }
+}
+
+/// A sentence with facts in it: `{bot.evidence} after {evidence.seconds} s`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reason {
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Part {
+    Text(String),
+    Fact(usize),
+    /// `{reasons}`: the model's own sentences.
+    Reasons,
 }
 
 impl PolicySet {
-    pub fn parse(_file: &str, _yaml: &str) -> Result<PolicySet, Vec<PolicyError>> {
-        todo!()
+    pub fn parse(file: &str, yaml: &str) -> Result<PolicySet, Vec<PolicyError>> {
+        let mut mistakes = Vec::new();
+        let Some(document) = Document::parse(&mut mistakes, file, yaml) else { return Err(mistakes) };
+        let mut reader = Reader::new(&document);
+        let policies = read(&mut reader, version_of(yaml));
+        mistakes.extend(reader.mistakes);
+        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+        match policies {
+            Some(policies) if mistakes.is_empty() => Ok(policies),
+            _ => Err(mistakes),
+        }
     }
+
     /// First 16 hex digits of the SHA-256 of the policy text; carried by every decision.
     pub fn version(&self) -> &str {
-        todo!()
+        &self.version
+    }
+
+    /// Allow rules first, then the others in the order of the file.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    pub fn rule(&self, name: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| &*rule.name == name)
+    }
+
+    /// True if any rule may shut somebody out.
+    pub fn enforces(&self) -> bool {
+        self.rules.iter().any(|rule| rule.mode == Mode::Enforce && rule.measure != Measure::Allow)
     }
 }
+
+impl Measure {
+    pub fn action(&self) -> Action {
+        match self {
+            Measure::Allow => Action::Allow,
+            Measure::Log => Action::Log,
+            Measure::Tag { .. } => Action::Tag,
+            Measure::Throttle { .. } => Action::Throttle,
+            Measure::Challenge => Action::Challenge,
+            Measure::StepUp { .. } => Action::StepUp,
+            Measure::Logout => Action::Logout,
+            Measure::LogoutEverywhere => Action::LogoutEverywhere,
+            Measure::Deny => Action::Deny,
+        }
+    }
+}
+
+impl Action {
+    /// Whether it shuts a person out, and so draws on the budget.
+    pub fn shuts_out(self) -> bool {
+        matches!(self, Action::Logout | Action::LogoutEverywhere | Action::Deny)
+    }
+}
+
+impl Reason {
+    /// The sentence for these facts. Texts from outside are shortened and stripped of control characters.
+    pub fn text(&self, facts: &Facts) -> String {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(words) => text.push_str(words),
+                Part::Reasons => {
+                    let reasons: Vec<&str> =
+                        facts.assessment.reasons.iter().take(3).map(|reason| reason.text.as_str()).collect();
+                    text.push_str(&reasons.join("; "));
+                }
+                Part::Fact(fact) => match (FACTS[*fact].get)(facts) {
+                    FactValue::Bool(value) => text.push_str(if value { "yes" } else { "no" }),
+                    FactValue::Int(whole) => text.push_str(&whole.to_string()),
+                    FactValue::Double(number) => {
+                        let short = format!("{number:.2}");
+                        text.push_str(short.trim_end_matches('0').trim_end_matches('.'));
+                    }
+                    FactValue::Text(word) => {
+                        text.extend(word.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX));
+                    }
+                    FactValue::List(items) => {
+                        let items = items.join(", ");
+                        text.extend(items.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX));
+                    }
+                },
+            }
+        }
+        text
+    }
+}
+
+fn version_of(yaml: &str) -> String {
+    Sha256::digest(yaml.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+const MODES: &[(&str, Mode)] = &[("shadow", Mode::Shadow), ("enforce", Mode::Enforce)];
+const ACTIONS: &[(&str, Action)] = &[
+    ("allow", Action::Allow),
+    ("log", Action::Log),
+    ("tag", Action::Tag),
+    ("throttle", Action::Throttle),
+    ("challenge", Action::Challenge),
+    ("step-up", Action::StepUp),
+    ("logout", Action::Logout),
+    ("logout-everywhere", Action::LogoutEverywhere),
+    ("deny", Action::Deny),
+];
+
+fn read<'d>(reader: &mut Reader<'d>, version: String) -> Option<PolicySet> {
+    let document = reader.document;
+    let fields = reader.mapping(&document.root, "", &["mode", "rules", "budget", "challenge"])?;
+    let default_mode = fields
+        .get("mode")
+        .and_then(|(node, field)| reader.one_of(node, &field, MODES))
+        .unwrap_or(Mode::Shadow);
+    let challenge_pass_ms = fields
+        .get("challenge")
+        .and_then(|(node, field)| {
+            let fields = reader.mapping(node, &field, &["pass_for"])?;
+            let (node, field) = fields.get("pass_for")?;
+            reader.duration_ms(node, &field, 60_000, SPAN_MS_MAX)
+        })
+        .unwrap_or(CHALLENGE_PASS_MS);
+    let mut rules = Vec::new();
+    if let Some((node, field)) = fields.get("rules") {
+        let items = reader.sequence(node, &field).unwrap_or(&[]);
+        if items.len() > RULES_MAX {
+            reader.mistake(node.at, &field, format!("more than {RULES_MAX} rules"), None);
+        }
+        for (index, item) in items.iter().take(RULES_MAX).enumerate() {
+            rules.extend(read_rule(reader, item, &format!("{field}[{index}]"), default_mode));
+        }
+    } else {
+        reader.mistake(
+            fields.at,
+            "rules",
+            "missing",
+            Some("a policy is a list of rules; `rules: []` decides nothing".into()),
+        );
+    }
+    check_names(reader, &rules);
+    check_reachable(reader, &rules);
+    let budget = read_budget(reader, &fields);
+    if budget.is_none()
+        && let Some(rule) =
+            rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.measure.action().shuts_out())
+    {
+        reader.mistake(
+            rule.at,
+            "budget",
+            format!("missing, though rule `{}` may shut people out", rule.name),
+            Some("say how many logouts are plausible: `budget: {logouts_per_minute_max: 5, logouts_share_max: 2%, logouts_per_user_per_day_max: 3}`".into()),
+        );
+    }
+    // Stable: allow rules move to the front, everything else keeps the order of the file.
+    rules.sort_by_key(|rule| rule.measure != Measure::Allow);
+    Some(PolicySet { version, rules, budget: budget.unwrap_or_default(), challenge_pass_ms })
+}
+
+const RULE_KEYS: &[&str] =
+    &["name", "when", "mode", "action", "for", "cool_down", "reason", "tag", "throttle", "step_up"];
+
+fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str, default_mode: Mode) -> Option<Rule> {
+    let fields = reader.mapping(node, field, RULE_KEYS)?;
+    let name = read_name(reader, &fields);
+    let condition = read_condition(reader, &fields);
+    let measure = read_measure(reader, &fields);
+    let mode = fields.get("mode").and_then(|(node, path)| {
+        if measure == Some(Measure::Allow) {
+            reader.mistake(
+                node.at,
+                &path,
+                "an allow rule always holds and takes no mode",
+                Some("remove it; letting people through harms nobody".into()),
+            );
+        }
+        reader.one_of(node, &path, MODES)
+    });
+    let span = |reader: &mut Reader<'d>, key: &str, least: u64, usual: u64| match fields.get(key) {
+        Some((node, path)) => reader.duration_ms(node, &path, least, SPAN_MS_MAX).unwrap_or(usual),
+        None => usual,
+    };
+    let hold_ms = span(reader, "for", 1_000, HOLD_MS);
+    let cool_down_ms = span(reader, "cool_down", 1_000, COOL_DOWN_MS);
+    if let (
+        Some((node, path)),
+        Some(Measure::Allow | Measure::Log | Measure::Logout | Measure::LogoutEverywhere),
+    ) = (fields.get("for"), &measure)
+    {
+        let hint = "a logout lasts until the token has expired; allow and log change nothing that could last";
+        reader.mistake(node.at, &path, "this action takes no `for`", Some(hint.into()));
+    }
+    let reason = match (fields.get("reason"), &name) {
+        (Some((node, path)), _) => read_reason(reader, node, &path),
+        (None, Some(name)) => Some(Reason { parts: vec![Part::Text(format!("rule {name} matched"))] }),
+        (None, None) => None,
+    };
+    let (condition, measure) = (condition?, measure?);
+    let of_request = condition.names().iter().any(|fact| FACTS[*fact].of_request);
+    Some(Rule {
+        name: name?.into(),
+        mode: if measure == Measure::Allow { Mode::Enforce } else { mode.unwrap_or(default_mode) },
+        condition,
+        measure,
+        hold_ms,
+        cool_down_ms,
+        reason: reason?,
+        of_request,
+        at: fields.at,
+    })
+}
+
+fn read_name<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<String> {
+    let Some((node, path)) = fields.get("name") else {
+        let hint = "every decision names its rule; give it a short one such as `bot-logout`";
+        reader.mistake(fields.at, &fields.path("name"), "missing", Some(hint.into()));
+        return None;
+    };
+    let name = reader.text(node, &path)?;
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if name.is_empty() || name.len() > NAME_CHARS_MAX || !plain {
+        let message = format!("a name has 1 to {NAME_CHARS_MAX} letters, digits, `-`, `_` or `.`");
+        reader.mistake(node.at, &path, message, Some("it becomes a metric label".into()));
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn read_condition<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Condition> {
+    let Some((node, path)) = fields.get("when") else {
+        reader.mistake(fields.at, &fields.path("when"), "missing", Some("`when: true` means always".into()));
+        return None;
+    };
+    let source = reader.text(node, &path)?;
+    match Condition::compile(source) {
+        Ok(condition) => Some(condition),
+        Err(faults) => {
+            for fault in faults {
+                let at = reader.document.locate(node, fault.offset);
+                reader.mistake(at, &path, fault.message, fault.hint);
+            }
+            None
+        }
+    }
+}
+
+fn read_measure<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Measure> {
+    let Some((node, path)) = fields.get("action") else {
+        let all = ACTIONS.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        reader.mistake(fields.at, &fields.path("action"), "missing", Some(format!("one of {all}")));
+        return None;
+    };
+    let action = reader.one_of(node, &path, ACTIONS)?;
+    for (key, owner) in [("tag", Action::Tag), ("throttle", Action::Throttle), ("step_up", Action::StepUp)] {
+        if action != owner
+            && let Some((node, path)) = fields.get(key)
+        {
+            reader.mistake(node.at, &path, format!("belongs to `action: {}`", key.replace('_', "-")), None);
+        }
+    }
+    match action {
+        Action::Allow => Some(Measure::Allow),
+        Action::Log => Some(Measure::Log),
+        Action::Tag => read_tag(reader, fields),
+        Action::Throttle => read_throttle(reader, fields),
+        Action::Challenge => Some(Measure::Challenge),
+        Action::StepUp => read_step_up(reader, fields),
+        Action::Logout => Some(Measure::Logout),
+        Action::LogoutEverywhere => Some(Measure::LogoutEverywhere),
+        Action::Deny => Some(Measure::Deny),
+        Action::Pardon => None,
+    }
+}
+
+fn read_tag<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Measure> {
+    let Some((node, path)) = fields.get("tag") else {
+        let hint = "the value of the header the app gets, such as `tag: suspect`";
+        reader.mistake(fields.at, &fields.path("tag"), "missing", Some(hint.into()));
+        return None;
+    };
+    let value = reader.text(node, &path)?;
+    // It becomes a header value: nothing that could end the line or start another field.
+    if value.is_empty() || value.len() > NAME_CHARS_MAX || !value.chars().all(|c| c.is_ascii_graphic()) {
+        let message = format!("a tag has 1 to {NAME_CHARS_MAX} visible ASCII characters");
+        reader.mistake(node.at, &path, message, None);
+        return None;
+    }
+    Some(Measure::Tag { value: value.to_owned() })
+}
+
+fn read_throttle<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Measure> {
+    let Some((node, path)) = fields.get("throttle") else {
+        let hint = "`throttle: {requests_per_minute: 60, burst: 20}`";
+        reader.mistake(fields.at, &fields.path("throttle"), "missing", Some(hint.into()));
+        return None;
+    };
+    let fields = reader.mapping(node, &path, &["requests_per_minute", "burst"])?;
+    let rate = match fields.get("requests_per_minute") {
+        Some((node, path)) => reader.integer(node, &path, 1, 1_000_000)?,
+        None => {
+            reader.mistake(fields.at, &fields.path("requests_per_minute"), "missing", None);
+            return None;
+        }
+    };
+    let burst = match fields.get("burst") {
+        Some((node, path)) => reader.integer(node, &path, 1, 1_000_000)?,
+        // A page brings a dozen requests at once; a burst below that breaks the page it lets in.
+        None => rate.div_ceil(4).max(12),
+    };
+    Some(Measure::Throttle {
+        requests_per_minute: u32::try_from(rate).ok()?,
+        burst: u32::try_from(burst).ok()?,
+    })
+}
+
+fn read_step_up<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Measure> {
+    let (mut acr_values, mut max_age_seconds) = (String::new(), 0);
+    if let Some((node, path)) = fields.get("step_up") {
+        let fields = reader.mapping(node, &path, &["acr_values", "max_age"])?;
+        if let Some((node, path)) = fields.get("acr_values") {
+            acr_values = reader.text(node, &path)?.to_owned();
+            if acr_values.len() > REASON_BYTES_MAX
+                || !acr_values.chars().all(|c| c.is_ascii_graphic() || c == ' ')
+            {
+                reader.mistake(node.at, &path, "expected visible ASCII, values apart by spaces", None);
+                return None;
+            }
+        }
+        if let Some((node, path)) = fields.get("max_age") {
+            max_age_seconds = reader.duration_ms(node, &path, 0, SPAN_MS_MAX)? / 1_000;
+        }
+    }
+    Some(Measure::StepUp { acr_values, max_age_seconds })
+}
+
+fn read_reason<'d>(reader: &mut Reader<'d>, node: &'d Node, path: &str) -> Option<Reason> {
+    let text = reader.text(node, path)?;
+    if text.len() > REASON_BYTES_MAX {
+        reader.mistake(node.at, path, format!("longer than {REASON_BYTES_MAX} bytes"), None);
+        return None;
+    }
+    let mut parts = Vec::new();
+    let mut right = true;
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        let Some(close) = rest[open..].find('}').map(|close| open + close) else { break };
+        parts.push(Part::Text(rest[..open].to_owned()));
+        let name = &rest[open + 1..close];
+        match find(name) {
+            Some(fact) if FACTS[fact].tellable => parts.push(Part::Fact(fact)),
+            None if name == "reasons" => parts.push(Part::Reasons),
+            known => {
+                let at = reader.document.locate(node, text.len() - rest.len() + open + 1);
+                let (message, hint) = match known {
+                    Some(_) => (
+                        format!("`{name}` is never told in a reason"),
+                        "addresses stay out of logs and mails".into(),
+                    ),
+                    None => {
+                        let names = FACTS.iter().map(|fact| fact.name).chain(["reasons"]);
+                        let hint = crate::document::nearest(name, names).map_or_else(
+                            || "a fact, or {reasons}".into(),
+                            |near| format!("did you mean `{near}`?"),
+                        );
+                        (format!("unknown fact `{name}`"), hint)
+                    }
+                };
+                reader.mistake(at, path, message, Some(hint));
+                right = false;
+            }
+        }
+        rest = &rest[close + 1..];
+    }
+    parts.push(Part::Text(rest.to_owned()));
+    right.then_some(Reason { parts })
+}
+
+fn read_budget<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Budget> {
+    let (node, field) = fields.get("budget")?;
+    let usual = Budget::default();
+    let keys = ["logouts_per_minute_max", "logouts_share_max", "logouts_per_user_per_day_max"];
+    let Some(fields) = reader.mapping(node, &field, &keys) else { return Some(usual) };
+    let count = |reader: &mut Reader<'d>, key: &str, usual: u32| match fields.get(key) {
+        Some((node, path)) => reader
+            .integer(node, &path, 0, LOGOUTS_PER_MINUTE_MAX)
+            .and_then(|count| u32::try_from(count).ok())
+            .unwrap_or(usual),
+        None => usual,
+    };
+    let logouts_per_minute_max = count(reader, keys[0], usual.logouts_per_minute_max);
+    let logouts_share_max = match fields.get(keys[1]) {
+        Some((node, path)) => reader.share(node, &path).unwrap_or(usual.logouts_share_max),
+        None => usual.logouts_share_max,
+    };
+    let logouts_per_user_per_day_max = count(reader, keys[2], usual.logouts_per_user_per_day_max);
+    Some(Budget { logouts_per_minute_max, logouts_share_max, logouts_per_user_per_day_max })
+}
+
+fn check_names(reader: &mut Reader<'_>, rules: &[Rule]) {
+    let mut seen: BTreeMap<&str, Position> = BTreeMap::new();
+    for rule in rules {
+        if let Some(first) = seen.insert(&rule.name, rule.at) {
+            let hint = format!("the first one is on line {}", first.line);
+            reader.mistake(rule.at, "name", format!("two rules are called `{}`", rule.name), Some(hint));
+        }
+    }
+}
+
+fn check_reachable(reader: &mut Reader<'_>, rules: &[Rule]) {
+    for (index, rule) in rules.iter().enumerate() {
+        if let Some(why) = rule.condition.never() {
+            reader.mistake(rule.at, "when", format!("rule `{}` can never match: {why}", rule.name), None);
+            continue;
+        }
+        let allow = rules.iter().find(|other| {
+            other.measure == Measure::Allow
+                && rule.measure != Measure::Allow
+                && other.condition.covers(&rule.condition)
+        });
+        if let Some(allow) = allow {
+            let message = format!(
+                "rule `{}` can never act: allow rule `{}` holds whenever it does",
+                rule.name, allow.name
+            );
+            reader.mistake(rule.at, "when", message, Some("allow rules always win".into()));
+            continue;
+        }
+        let twin = rules[..index].iter().find(|other| {
+            other.condition == rule.condition && other.measure == rule.measure && other.mode == rule.mode
+        });
+        if let Some(twin) = twin {
+            let message = format!("rule `{}` repeats rule `{}`", rule.name, twin.name);
+            reader.mistake(
+                rule.at,
+                "when",
+                message,
+                Some("same condition, action and mode; remove one".into()),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
