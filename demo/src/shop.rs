@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
 
-pub use login::{Key, PASSWORD};
+pub use login::{Key, PASSWORD, USERS, random_hex};
 
 /// Different articles in one cart; the form offers fewer.
 const CART_ARTICLES_MAX: usize = 64;
