@@ -4,6 +4,8 @@
 //! Reads the tree as text, asks cargo for the dependency graph, and knows nothing of what any code
 //! does. Each failure lists every offender at once. Lives here because `benches` may know all rooms.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state expectations")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
