@@ -36,6 +36,12 @@ impl Child {
         } else {
             Command::new(program)
         };
+        // Settings of a gateway of the user's own, left in the shell, are not meant for the demo.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"GAITWAY_"))
+        {
+            command.env_remove(name);
+        }
         command.args(arguments).stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         command.stdout(if piped { Stdio::piped() } else { log.try_clone()?.into() }).stderr(log);
         let process = command.spawn().with_context(|| format!("starting {}", program.display()))?;

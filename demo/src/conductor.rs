@@ -6,10 +6,10 @@ use crate::scene::{PROMISE, Scene};
 use crate::shop::USERS;
 use crate::stage::{Stage, Wishes};
 use crate::visitor::{self, Invitation, Nature};
-use anyhow::Context;
 use clap::Args;
 use gaitway_models::sim::BotKind;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,6 +48,9 @@ pub struct DemoArgs {
     /// Keep revocations in this Redis (redis://host:port) instead of in the gateway
     #[arg(long)]
     redis: Option<String>,
+    /// The gateway's binary [default: beside this one]
+    #[arg(long, value_name = "FILE")]
+    gateway: Option<PathBuf>,
     /// End after this many seconds
     #[arg(long)]
     seconds: Option<u64>,
@@ -67,7 +70,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 
     // A test takes free ports, so that two can run beside each other.
     let (public_port, ops_port) = if args.assert { (0, 0) } else { (args.port, args.ops_port) };
-    let wishes = Wishes { public_port, ops_port, redis: args.redis.clone() };
+    let wishes = Wishes { public_port, ops_port, redis: args.redis.clone(), gateway: args.gateway.clone() };
     let mut stage = tokio::select! {
         stage = Stage::build(&wishes) => stage?,
         _ = interrupt.recv() => return Ok(ExitCode::from(130)),
@@ -114,7 +117,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         other => other,
     };
     stage.end().await;
-    code.context("the demo")
+    code
 }
 
 async fn until(end: Option<Instant>) {

@@ -43,28 +43,34 @@ enum Part {
     Probe { url: String },
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     // The main thread runs the conductor itself, and with it starts every child (child.rs says why).
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        match cli.part {
-            None => conductor::run(cli.demo).await,
-            Some(Part::Shop { listen, key_file }) => {
-                let key = shop::Key::read_or_create(&key_file)?;
-                let listener = TcpListener::bind(listen).await.with_context(|| listen.to_string())?;
-                // As the first process of a container it gets no default handling of signals.
-                let mut terminate = signal(SignalKind::terminate())?;
-                tokio::select! {
-                    served = shop::serve(listener, key) => served?,
-                    _ = terminate.recv() => {}
-                }
-                Ok(ExitCode::SUCCESS)
-            }
-            Some(Part::Probe { url }) => {
-                reqwest::get(url).await?.error_for_status()?;
-                Ok(ExitCode::SUCCESS)
-            }
-        }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let outcome = runtime.context("the runtime").and_then(|runtime| runtime.block_on(run(cli)));
+    outcome.unwrap_or_else(|error| {
+        eprintln!("gaitway-demo: {error:#}");
+        ExitCode::FAILURE
     })
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.part {
+        None => conductor::run(cli.demo).await,
+        Some(Part::Shop { listen, key_file }) => {
+            let key = shop::Key::read_or_create(&key_file)?;
+            let listener = TcpListener::bind(listen).await.with_context(|| listen.to_string())?;
+            // As the first process of a container it gets no default handling of signals.
+            let mut terminate = signal(SignalKind::terminate())?;
+            tokio::select! {
+                served = shop::serve(listener, key) => served?,
+                _ = terminate.recv() => {}
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Part::Probe { url }) => {
+            reqwest::get(url).await?.error_for_status()?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }

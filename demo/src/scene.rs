@@ -5,7 +5,7 @@
 use crate::mailbox::Mail;
 use crate::operator::{Incident, Session};
 use crate::visitor::{Invitation, Nature, News};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Lines of history kept on the screen.
@@ -21,6 +21,8 @@ pub struct Scene {
     sessions: Vec<Session>,
     history: VecDeque<String>,
     mails: Vec<(Duration, Mail)>,
+    /// Pages seen without the collector; as many as the shop has addresses.
+    bare_pages: BTreeSet<String>,
 }
 
 struct Visitor {
@@ -28,6 +30,7 @@ struct Visitor {
     nature: Nature,
     status: Status,
     last_fetch: Option<u16>,
+    collector_seen: bool,
     /// Answers to the cookie tried again after the end, on a page and on the API.
     old_token: Option<(u16, u16)>,
 }
@@ -51,6 +54,7 @@ impl Scene {
             nature,
             status: Status::Coming,
             last_fetch: None,
+            collector_seen: false,
             old_token: None,
         });
     }
@@ -68,7 +72,16 @@ impl Scene {
                 visitor.last_fetch = Some(status);
                 return None;
             }
-            News::NoCollector { path } => format!("{who} got {path} without the collector"),
+            News::Page { collector: true, .. } => {
+                visitor.collector_seen = true;
+                return None;
+            }
+            News::Page { path, collector: false } => {
+                if !self.bare_pages.insert(path.clone()) {
+                    return None;
+                }
+                format!("{path} comes without the collector")
+            }
             News::SentAway { to } => {
                 let incident = to.split_once("?i=").map(|(_, id)| id.to_string());
                 let line =
@@ -116,6 +129,9 @@ impl Scene {
         let mut bots_out = 0;
         for visitor in &self.visitors {
             let who = visitor.user;
+            if !visitor.collector_seen {
+                broken.push(format!("{who} never got a page with the collector in it"));
+            }
             match (&visitor.nature, &visitor.status) {
                 (Nature::Person, Status::Inside) if visitor.last_fetch == Some(200) => {}
                 (Nature::Person, status) => broken.push(format!(
@@ -214,6 +230,7 @@ mod tests {
         scene.invite(Invitation { user: "mallory", nature: Nature::Bot(BotKind::LinearEven), seed: 2 });
         for user in ["alice", "mallory"] {
             scene.news(Duration::ZERO, user, News::LoggedIn);
+            scene.news(Duration::ZERO, user, News::Page { path: "/".into(), collector: true });
             scene.news(EARLY, user, News::Fetched { status: 200 });
         }
         change(&mut scene);
@@ -288,6 +305,21 @@ mod tests {
                 scene.news(EARLY, "alice", News::Fetched { status: 429 });
             },
             &["alice is a person"],
+        );
+    }
+
+    #[test]
+    fn a_visitor_whose_pages_never_carry_the_collector_breaks_the_promise() {
+        check(
+            |scene| {
+                bot_leaves(scene, EARLY);
+                scene.mail(EARLY, mail("incident G7"));
+                scene.visitors[0].collector_seen = false;
+                let bare = || News::Page { path: "/cart".into(), collector: false };
+                assert!(scene.news(EARLY, "alice", bare()).is_some());
+                assert!(scene.news(EARLY, "alice", bare()).is_none(), "each page is told once");
+            },
+            &["alice never got a page"],
         );
     }
 

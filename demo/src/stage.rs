@@ -39,11 +39,12 @@ pub struct Stage {
     shop: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
 
-/// Ports people would like; another is taken if one is in use.
+/// What the audience would like. Another port is taken if one is in use.
 pub struct Wishes {
     pub public_port: u16,
     pub ops_port: u16,
     pub redis: Option<String>,
+    pub gateway: Option<PathBuf>,
 }
 
 impl Stage {
@@ -68,7 +69,12 @@ impl Stage {
             Settings { upstream, public, ops, mail_port: mailbox.port, redis: wishes.redis.as_deref() };
         std::fs::write(&config, settings.yaml(folder.path()))?;
         let arguments = ["run".as_ref(), "--config".as_ref(), config.as_os_str()];
-        let gateway = Child::start(&gateway_binary()?, arguments, &place("gateway.log"), false)?;
+        let gateway = Child::start(
+            &gateway_binary(wishes.gateway.as_deref())?,
+            arguments,
+            &place("gateway.log"),
+            false,
+        )?;
 
         let mut stage = Stage { public, ops, password, mailbox, gateway, folder, shop };
         stage.wait_until_open().await?;
@@ -165,10 +171,10 @@ log:
     }
 }
 
-/// The gateway's binary: beside this one, or where `GAITWAY_BIN` says.
-fn gateway_binary() -> anyhow::Result<PathBuf> {
-    let path = match std::env::var_os("GAITWAY_BIN") {
-        Some(path) => PathBuf::from(path),
+/// The gateway's binary: where the audience says, or beside this one.
+fn gateway_binary(wished: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let path = match wished {
+        Some(path) => path.to_path_buf(),
         None => std::env::current_exe()?.with_file_name("gaitway"),
     };
     anyhow::ensure!(path.exists(), "{} is missing; run `cargo build -p gaitway` first", path.display());

@@ -53,9 +53,10 @@ pub struct Invitation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     LoggedIn,
-    /// A page came without the collector.
-    NoCollector {
+    /// A page came, with the gateway's collector in it or without.
+    Page {
         path: String,
+        collector: bool,
     },
     /// A fetch of the page's own script was answered so.
     Fetched {
@@ -201,9 +202,8 @@ impl Visit {
     }
 
     async fn look_at(&mut self, page: &Page) {
-        if !page.has_collector() {
-            self.report(News::NoCollector { path: page.path.clone() }).await;
-        }
+        let path = page.path.clone();
+        self.report(News::Page { path, collector: page.has_collector() }).await;
     }
 
     async fn report(&self, news: News) {
