@@ -107,7 +107,7 @@ export const html = (body, { head = '', nonce = '' } = {}) =>
   `<!doctype html><html><head><script src="${PREFIX}/c.js" defer${nonce && ` nonce="${nonce}"`}></script>` +
   `<title>page</title>${head}</head><body>${body}</body></html>`;
 
-const DEADLINE_MS = 15_000;
+const DEADLINE_MS = 20_000;
 
 /** Waits until the condition holds, and says what it waited for when it never does. */
 export const until = async (condition, what = condition.toString()) => {
