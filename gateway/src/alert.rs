@@ -1,8 +1,28 @@
-//! How operators are told. A sink delivers one incident; retry is the outbox's.
+//! How operators are told. A sink delivers one incident, or several at once; retry is the outbox's.
+//!
+//! Must not know: the store, revocations, what else happens to an incident.
+
+pub mod letter;
+mod log;
+mod mail;
+
+pub use log::LogSink;
+pub use mail::MailSink;
 
 use async_trait::async_trait;
 use gaitway_policies::Incident;
+use std::sync::Arc;
 
+/// The sinks the configuration asks for, the log first. Errors name the setting that is wrong.
+pub fn sinks(config: &crate::config::Alerts) -> Result<Vec<Arc<dyn AlertSink>>, AlertError> {
+    let mut sinks: Vec<Arc<dyn AlertSink>> = vec![Arc::new(LogSink)];
+    if let Some(mail) = &config.mail {
+        sinks.push(Arc::new(MailSink::new(mail, config)?));
+    }
+    Ok(sinks)
+}
+
+/// Outcomes are kept in the store and shown to operators: no addresses, no secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum AlertError {
     /// Worth another try later.
@@ -13,11 +33,26 @@ pub enum AlertError {
     Permanent(String),
 }
 
+/// A way to tell operators. Delivery is at least once: after a crash between delivering and marking
+/// it delivered, the same incident comes again, and a sink marks it so that the receiver can tell.
 #[async_trait]
 pub trait AlertSink: Send + Sync {
     /// Step name in the outbox; stable.
     fn name(&self) -> &'static str;
     /// Whether this sink wants the incident at all (shadow decisions, actions).
     fn wants(&self, incident: &Incident) -> bool;
+    /// Delivers one incident. Returns within two minutes whatever the other side does: the outbox
+    /// never cuts a delivery off, because half a delivery can be worse than none.
     async fn deliver(&self, incident: &Incident) -> Result<(), AlertError>;
+    /// Most deliveries in any hour; past it incidents wait and go out together. `None`: no limit.
+    fn deliveries_per_hour_max(&self) -> Option<u32> {
+        None
+    }
+    /// Delivers several incidents as one message, oldest first.
+    async fn deliver_digest(&self, incidents: &[Incident]) -> Result<(), AlertError> {
+        for incident in incidents {
+            self.deliver(incident).await?;
+        }
+        Ok(())
+    }
 }

@@ -105,10 +105,20 @@ pub trait Store: Send + Sync {
     async fn record(&self, incident: &Incident, steps: &[Step]) -> Result<(), StoreError>;
     /// Incidents with a pending step due by `now`, oldest first.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<IncidentRow>, StoreError>;
-    /// Takes the incident's pending steps that are due by `now` for this process alone until
+    /// The same for one step only, so that a sink that is behind does not hide another's work.
+    async fn due_for(&self, step: &str, now: Timestamp, limit: u32) -> Result<Vec<IncidentRow>, StoreError>;
+    /// Takes the incident's pending step, if it is due by `now`, for this process alone until
     /// `until`; false if another process was quicker. A false "yes" costs a repeated alert, a false
     /// "no" a delayed one.
-    async fn claim(&self, incident: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError>;
+    async fn claim(
+        &self,
+        incident: &str,
+        step: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError>;
+    /// Makes every pending step due at `now`, whatever a process that is gone had claimed.
+    async fn release(&self, now: Timestamp) -> Result<(), StoreError>;
     /// Steps not yet done or given up.
     async fn pending(&self) -> Result<u64, StoreError>;
     /// Whether other processes work on the same incidents.

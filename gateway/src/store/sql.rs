@@ -76,36 +76,35 @@ macro_rules! implement_store {
                 now: gaitway_models::Timestamp,
                 limit: u32,
             ) -> Result<Vec<crate::store::IncidentRow>, crate::store::StoreError> {
-                let rows = sqlx::query(sql::SELECT_DUE)
-                    .bind(sql::milliseconds(now))
-                    .bind(sql::rows(limit))
-                    .fetch_all(&self.reader)
-                    .await
-                    .map_err($error)?;
-                let (found, unreadable) = sql::incident_rows(&rows)?;
-                let later = now.plus(sql::UNREADABLE_RETRY);
-                for id in unreadable {
-                    // Left alone it would stay at the head of the queue for ever. Another replica,
-                    // or the next version, may be able to read it.
-                    self.claim(&id, now, later).await?;
-                }
-                Ok(found)
+                self.due_steps(None, now, limit).await
+            }
+
+            async fn due_for(
+                &self,
+                step: &str,
+                now: gaitway_models::Timestamp,
+                limit: u32,
+            ) -> Result<Vec<crate::store::IncidentRow>, crate::store::StoreError> {
+                self.due_steps(Some(step), now, limit).await
             }
 
             async fn claim(
                 &self,
                 incident: &str,
+                step: &str,
                 now: gaitway_models::Timestamp,
                 until: gaitway_models::Timestamp,
             ) -> Result<bool, crate::store::StoreError> {
-                let claimed = sqlx::query(sql::CLAIM_STEPS)
-                    .bind(incident)
+                Ok(self.postpone(incident, Some(step), now, until).await? > 0)
+            }
+
+            async fn release(&self, now: gaitway_models::Timestamp) -> Result<(), crate::store::StoreError> {
+                sqlx::query(sql::RELEASE_STEPS)
                     .bind(sql::milliseconds(now))
-                    .bind(sql::milliseconds(until))
                     .execute(&self.writer)
                     .await
                     .map_err($error)?;
-                Ok(claimed.rows_affected() > 0)
+                Ok(())
             }
 
             async fn pending(&self) -> Result<u64, crate::store::StoreError> {
@@ -235,6 +234,50 @@ macro_rules! implement_store {
                 Ok(pruned)
             }
         }
+
+        impl $store {
+            /// Incidents with this step, or any, due by `now`, oldest first.
+            async fn due_steps(
+                &self,
+                step: Option<&str>,
+                now: gaitway_models::Timestamp,
+                limit: u32,
+            ) -> Result<Vec<crate::store::IncidentRow>, crate::store::StoreError> {
+                let rows = sqlx::query(sql::SELECT_DUE)
+                    .bind(sql::milliseconds(now))
+                    .bind(sql::rows(limit))
+                    .bind(step)
+                    .fetch_all(&self.reader)
+                    .await
+                    .map_err($error)?;
+                let (found, unreadable) = sql::incident_rows(&rows)?;
+                for id in unreadable {
+                    // Left alone it would stay at the head of the queue for ever. Another replica,
+                    // or the next version, may be able to read it.
+                    self.postpone(&id, None, now, now.plus(sql::UNREADABLE_RETRY)).await?;
+                }
+                Ok(found)
+            }
+
+            /// Moves this pending step, or all, from "due by `now`" to `until`; returns how many.
+            async fn postpone(
+                &self,
+                incident: &str,
+                step: Option<&str>,
+                now: gaitway_models::Timestamp,
+                until: gaitway_models::Timestamp,
+            ) -> Result<u64, crate::store::StoreError> {
+                let postponed = sqlx::query(sql::POSTPONE_STEPS)
+                    .bind(incident)
+                    .bind(sql::milliseconds(now))
+                    .bind(sql::milliseconds(until))
+                    .bind(step)
+                    .execute(&self.writer)
+                    .await
+                    .map_err($error)?;
+                Ok(postponed.rows_affected())
+            }
+        }
     };
 }
 pub(super) use implement_store;
@@ -249,7 +292,8 @@ pub(super) const INSERT_STEP: &str = "INSERT INTO gaitway_steps \
 pub(super) const INSERT_AUDIT: &str = "INSERT INTO gaitway_audit \
     (at_ms, who, what, session, incident, why) VALUES ($1, $2, $3, $4, $5, $6)";
 
-/// The incident's columns, its steps, one a row, and the first pardon that reached it.
+/// The incident's columns, its steps, one a row, and the first pardon that reached it, the
+/// session's own before that of another session of the same person.
 macro_rules! select_rows {
     ($from:literal, $order:literal) => {
         concat!(
@@ -261,7 +305,7 @@ macro_rules! select_rows {
             "LEFT JOIN gaitway_incidents AS p ON i.effect = 'revoke' AND p.number = ",
             "(SELECT q.number FROM gaitway_incidents AS q WHERE q.effect = 'pardon' AND q.at_ms >= i.at_ms ",
             "AND (q.session = i.session OR (i.action = 'logout-everywhere' AND q.subject = i.subject)) ",
-            "ORDER BY q.at_ms, q.number LIMIT 1) ",
+            "ORDER BY CASE WHEN q.session = i.session THEN 0 ELSE 1 END, q.at_ms, q.number LIMIT 1) ",
             "ORDER BY ",
             $order,
             ", s.position"
@@ -271,7 +315,7 @@ macro_rules! select_rows {
 
 pub(super) const SELECT_DUE: &str = select_rows!(
     "SELECT d.* FROM (SELECT DISTINCT incident FROM gaitway_steps WHERE state = 'pending' \
-     AND retry_at_ms <= $1) AS due JOIN gaitway_incidents AS d ON d.id = due.incident \
+     AND retry_at_ms <= $1 AND ($3 IS NULL OR name = $3)) AS due JOIN gaitway_incidents AS d ON d.id = due.incident \
      ORDER BY d.at_ms, d.number LIMIT $2",
     "i.at_ms, i.number"
 );
@@ -285,8 +329,11 @@ pub(super) const SELECT_INCIDENTS: &str = select_rows!(
 pub(super) const SELECT_INCIDENT: &str =
     select_rows!("SELECT * FROM gaitway_incidents WHERE id = $1", "i.number");
 
-pub(super) const CLAIM_STEPS: &str = "UPDATE gaitway_steps SET retry_at_ms = $3 \
-    WHERE incident = $1 AND state = 'pending' AND retry_at_ms <= $2";
+pub(super) const POSTPONE_STEPS: &str = "UPDATE gaitway_steps SET retry_at_ms = $3 \
+    WHERE incident = $1 AND state = 'pending' AND retry_at_ms <= $2 AND ($4 IS NULL OR name = $4)";
+
+pub(super) const RELEASE_STEPS: &str =
+    "UPDATE gaitway_steps SET retry_at_ms = $1 WHERE state = 'pending' AND retry_at_ms > $1";
 
 pub(super) const COUNT_PENDING: &str =
     "SELECT CAST(COUNT(*) AS BIGINT) FROM gaitway_steps WHERE state = 'pending'";

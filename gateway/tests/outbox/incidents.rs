@@ -1,11 +1,11 @@
-//! Incidents as the engine makes them.
+//! Incidents as the engine makes them, and a wait on a condition.
 
 use gaitway_models::Timestamp;
 use gaitway_models::detector::{Assessment, Evidence, Modality, Reason, TelemetryState};
 use gaitway_policies::engine::{Action, Mode};
 use gaitway_policies::facts::Facts;
 use gaitway_policies::{Identity, Incident, SessionId, SubjectId, TokenId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An enforced logout of session `number`, decided at `at` and in force for an hour.
 pub fn logout(number: u8, at: Timestamp) -> Incident {
@@ -56,5 +56,14 @@ fn assessment() -> Assessment {
         }],
         calibrated: true,
         model: "00112233445566aa".into(),
+    }
+}
+
+/// Waits until `condition` holds; fails the test with `what` after half a minute.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "still waiting: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

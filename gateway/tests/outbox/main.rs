@@ -6,5 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state expectations")]
 
 mod incidents;
+mod mail;
 mod postgres;
+mod smtp;
 mod store;

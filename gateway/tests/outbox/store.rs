@@ -124,11 +124,16 @@ async fn due_gives_pending_steps_only_and_the_oldest_first(store: &dyn Store) {
 }
 
 async fn a_claim_is_given_once(store: &dyn Store) {
-    store.record(&logout(1, NOW), &[Step::pending("mail", NOW)]).await.unwrap();
-    let both = tokio::join!(store.claim("G-001", NOW, later(60)), store.claim("G-001", NOW, later(60)));
+    store.record(&logout(1, NOW), &[Step::pending("log", NOW), Step::pending("mail", NOW)]).await.unwrap();
+    let claim = || store.claim("G-001", "mail", NOW, later(60));
+    let both = tokio::join!(claim(), claim());
     assert_ne!(both.0.unwrap(), both.1.unwrap());
-    assert!(store.due(later(59), 10).await.unwrap().is_empty());
-    assert!(store.claim("G-001", later(60), later(120)).await.unwrap(), "a claim ends");
+    assert!(store.due_for("mail", later(59), 10).await.unwrap().is_empty());
+    assert_eq!(store.due_for("log", NOW, 10).await.unwrap().len(), 1, "another step is not claimed");
+    assert!(store.claim("G-001", "mail", later(60), later(120)).await.unwrap(), "a claim ends");
+    store.release(later(61)).await.unwrap();
+    assert_eq!(store.due_for("mail", later(61), 10).await.unwrap().len(), 1);
+    assert_eq!(store.due_for("webhook", later(61), 10).await.unwrap(), []);
 }
 
 async fn incidents_are_filtered_and_newest_first(store: &dyn Store) {
@@ -417,8 +422,8 @@ async fn a_postgres_store_survives_lost_connections_and_hides_its_password() {
     let store = PostgresStore::open(&address).await.unwrap();
     let second = PostgresStore::open(&address).await.unwrap();
     store.record(&logout(1, NOW), &[Step::pending("mail", NOW)]).await.unwrap();
-    assert!(second.claim("G-001", NOW, later(60)).await.unwrap());
-    assert!(!store.claim("G-001", NOW, later(60)).await.unwrap(), "the other replica has it");
+    assert!(second.claim("G-001", "mail", NOW, later(60)).await.unwrap());
+    assert!(!store.claim("G-001", "mail", NOW, later(60)).await.unwrap(), "the other replica has it");
     server.disconnect_all();
     store.record(&logout(2, NOW), &[]).await.unwrap();
     assert!(store.incident("G-002").await.unwrap().is_some());
