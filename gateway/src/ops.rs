@@ -1,1 +1,222 @@
-//! (to be written)
+//! The operators' side: page, API and metrics on a listener of their own.
+//!
+//! The page is static and public; everything it shows comes through the API, behind the door.
+//! Must not know: how decisions are made or carried out.
+
+mod api;
+mod door;
+mod listener;
+
+pub use api::{Incidents, RefusedView, SessionCounts, SessionDetail, SessionView, Sessions, Status};
+pub use door::{OPERATOR_HEADER, Password, PasswordError, password_file, read_password};
+
+use crate::clock;
+use crate::revocation::Revocations;
+use crate::shards::Shards;
+use crate::store::{AuditRecord, Store};
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use gaitway_models::Timestamp;
+use gaitway_policies::engine::{Action, Mode};
+use gaitway_policies::{Incident, SessionId};
+use serde::Serialize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Bodies are a name, a password or a sentence.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+/// How often histogram samples are folded, whether anybody scrapes or not.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Everything the operators' side reads and does; filled by the composition root.
+pub struct OpsState {
+    pub shards: Arc<Shards>,
+    pub store: Arc<dyn Store>,
+    pub revocations: Arc<Revocations>,
+    /// Hands an incident to the outbox; ready once it is on its way.
+    pub submit: Submit,
+    /// Swapped at reload.
+    pub in_force: Arc<ArcSwap<InForce>>,
+    /// How long an operator's action on a session that is no longer live holds at least.
+    pub operator_action_life: Duration,
+    pub started: Timestamp,
+    pub door: Door,
+    /// `/metrics` without a login.
+    pub metrics_public: bool,
+    /// Address under which operators reach the page, if it is not an IP address or localhost.
+    pub ops_url: Option<String>,
+    /// Set when the gateway drains: load balancers should send nobody here any more.
+    pub draining: AtomicBool,
+}
+
+pub use door::Door;
+
+pub type Submit = Box<dyn Fn(Incident) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// Which policy and model are in force.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct InForce {
+    pub policy_version: String,
+    /// File, or `shipped`.
+    pub policy_from: String,
+    pub rules: Vec<RuleInForce>,
+    /// Most sessions that may be ended in a minute before everything falls back to shadow.
+    pub logouts_per_minute_max: Option<u32>,
+    pub model: String,
+    /// The model has learnt this site; until then it never logs anybody out.
+    pub model_calibrated: bool,
+    /// Evidence at which a session counts as a bot, in nats.
+    pub bot_threshold: f32,
+    /// Why the last change of the policy file was not taken over, if it was not.
+    pub reload_error: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct RuleInForce {
+    pub name: String,
+    pub action: Action,
+    pub mode: Mode,
+}
+
+impl OpsState {
+    /// Appends to the audit trail; a store that does not answer is logged and does not stop operators.
+    async fn audit(
+        &self,
+        who: &str,
+        what: &str,
+        session: Option<SessionId>,
+        incident: Option<String>,
+        why: &str,
+    ) {
+        let record = AuditRecord {
+            at: clock::now(),
+            who: who.to_owned(),
+            what: what.to_owned(),
+            session,
+            incident,
+            why: why.to_owned(),
+        };
+        if let Err(error) = self.store.audit(&record).await {
+            tracing::error!(error = %error, "an audit record could not be written");
+        }
+    }
+}
+
+/// Serves operators until `shutdown` is ready, then finishes what is under way.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    state: Arc<OpsState>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let upkeep = tokio::spawn(async {
+        let mut every = tokio::time::interval(UPKEEP);
+        loop {
+            every.tick().await;
+            crate::metrics::upkeep();
+        }
+    });
+    let service = router(state).into_make_service_with_connect_info::<listener::Peer>();
+    let served =
+        axum::serve(listener::OpsListener::new(listener), service).with_graceful_shutdown(shutdown).await;
+    upkeep.abort();
+    served
+}
+
+/// Every route. The first group is public and holds nothing of anybody.
+fn router(state: Arc<OpsState>) -> Router {
+    let api = Router::new()
+        .route("/login", post(door::log_in))
+        .route("/logout", post(door::log_out))
+        .route("/status", get(api::status))
+        .route("/sessions", get(api::sessions))
+        .route("/sessions/{id}", get(api::session))
+        .route("/sessions/{id}/revoke", post(api::revoke))
+        .route("/sessions/{id}/pardon", post(api::pardon))
+        .route("/incidents", get(api::incidents))
+        .route("/incidents/{id}", get(api::incident))
+        .route("/incidents/{id}/pardon", post(api::pardon_incident))
+        .route("/audit", get(api::audit))
+        .fallback(|| async { api::Refusal::new(StatusCode::NOT_FOUND, "There is nothing here.") });
+    page()
+        .nest("/api", api)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(state.clone(), only_our_host))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .layer(middleware::map_response(with_headers))
+        .with_state(state)
+}
+
+/// The page itself, without any data: markup, style and script.
+pub fn page<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    fn asset<S: Clone + Send + Sync + 'static>(
+        kind: &'static str,
+        text: &'static str,
+    ) -> axum::routing::MethodRouter<S> {
+        get(move || async move { ([(header::CONTENT_TYPE, kind)], text) })
+    }
+    Router::new()
+        .route("/", asset("text/html; charset=utf-8", include_str!("ops/page.html")))
+        .route("/page.css", asset("text/css; charset=utf-8", include_str!("ops/page.css")))
+        .route("/page.js", asset("text/javascript; charset=utf-8", include_str!("ops/page.js")))
+        .route("/icon.svg", asset("image/svg+xml", include_str!("ops/icon.svg")))
+}
+
+/// Refuses a page that has rebound its own name to this address.
+async fn only_our_host(State(state): State<Arc<OpsState>>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if door::host_is_ours(host, state.ops_url.as_deref()) {
+        return next.run(request).await;
+    }
+    let text = "This name is not known as the address of the operators' page.\n\
+                Set alerts.ops_url to the address you use, or reach it by IP address.\n";
+    (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+}
+
+/// Nothing but our own script, style and API; no frames, no sniffing, nothing kept.
+async fn with_headers(mut response: Response) -> Response {
+    const HEADERS: &[(&str, &str)] = &[
+        (
+            "content-security-policy",
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+             img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+             require-trusted-types-for 'script'; trusted-types 'none'",
+        ),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+        ("cache-control", "no-store"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ];
+    for &(name, value) in HEADERS {
+        response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Ready means: visitors may be sent here. A lost store or Redis does not stop pages, so it does not
+/// make a replica unready either; the page and the metrics show it.
+async fn ready(State(state): State<Arc<OpsState>>) -> Response {
+    if state.draining.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    "ready\n".into_response()
+}
+
+async fn metrics(State(state): State<Arc<OpsState>>, mut request: Request) -> Result<Response, api::Refusal> {
+    if !state.metrics_public {
+        use axum::RequestExt;
+        request.extract_parts_with_state::<door::Operator, _>(&state).await?;
+    }
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    Ok((kind, crate::metrics::render()).into_response())
+}

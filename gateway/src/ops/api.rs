@@ -1,0 +1,405 @@
+//! The operators' API: what the page and the command line read, and the two things they may do.
+//!
+//! Everything an operator does goes the way of every decision: an incident to the outbox, which
+//! records, carries out and tells. Must not know: how a page looks, who may ask (see `door`).
+
+use super::door::{Actor, Operator};
+use super::{InForce, OpsState};
+use crate::clock;
+use crate::revocation::{BoardHealth, Refusal as BoardRefusal};
+use crate::shards::ShardError;
+use crate::store::{AuditRecord, IncidentFilter, IncidentRow, StoreError};
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use gaitway_models::{TelemetryState, Timestamp};
+use gaitway_policies::engine::{Action, Mode, OperatorAction, SessionSummary};
+use gaitway_policies::{Incident, SessionId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Sessions of one answer unless asked for otherwise, and at most.
+const SESSIONS_DEFAULT: usize = 300;
+const SESSIONS_MAX: usize = 2_000;
+/// Incidents or audit records of one answer unless asked for otherwise, and at most.
+const ROWS_DEFAULT: u32 = 200;
+const ROWS_MAX: u32 = 1_000;
+/// An operator's reason, in characters.
+const WHY_CHARS_MAX: usize = 500;
+/// Numbers of incidents are short; anything longer is none.
+const INCIDENT_ID_BYTES_MAX: usize = 64;
+
+/// A refusal with one plain sentence.
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    error: String,
+}
+
+impl Refusal {
+    pub fn new(status: StatusCode, error: impl Into<String>) -> Refusal {
+        Refusal { status, error: error.into() }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(serde_json::json!({ "error": self.error }))).into_response()
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        tracing::error!(error = %error, "the operators' page could not read or write the store");
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "The store cannot be reached; the log says why.")
+    }
+}
+
+/// A JSON body, with a plain sentence where it is none.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Body<T>, Refusal> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Body(body)),
+            Err(JsonRejection::JsonDataError(error)) => {
+                Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()))
+            }
+            Err(error) => Err(Refusal::new(error.status(), "The request's body is no JSON of this form.")),
+        }
+    }
+}
+
+/// What is happening now, for the strip at the top of the page.
+#[derive(Serialize)]
+pub struct Status {
+    pub now: Timestamp,
+    pub version: &'static str,
+    pub started: Timestamp,
+    pub in_force: Arc<InForce>,
+    pub board: BoardHealth,
+    pub sessions: SessionCounts,
+    /// Steps of incidents not carried out yet; `None` if the store does not answer.
+    pub steps_pending: Option<u64>,
+}
+
+/// Counted over the most recently seen sessions.
+#[derive(Serialize, Default)]
+pub struct SessionCounts {
+    pub counted: usize,
+    /// More are live than were counted.
+    pub more: bool,
+    /// Were served a page with the collector.
+    pub expected: usize,
+    /// Of those, sent telemetry.
+    pub seen: usize,
+    /// Of those, enough to be judged.
+    pub judged: usize,
+}
+
+impl SessionCounts {
+    pub fn of(sessions: &[SessionSummary]) -> SessionCounts {
+        let mut counts = SessionCounts { counted: sessions.len(), ..SessionCounts::default() };
+        for session in sessions {
+            let telemetry = session.assessment.telemetry;
+            counts.expected += usize::from(telemetry != TelemetryState::Unexpected);
+            counts.seen +=
+                usize::from(!matches!(telemetry, TelemetryState::Unexpected | TelemetryState::Missing));
+            counts.judged += usize::from(telemetry == TelemetryState::Sufficient);
+        }
+        counts
+    }
+}
+
+/// A session as operators see it.
+#[derive(Serialize)]
+pub struct SessionView {
+    #[serde(flatten)]
+    pub summary: SessionSummary,
+    /// Set while the board refuses its requests, whoever decided that.
+    pub refused: Option<RefusedView>,
+}
+
+#[derive(Serialize)]
+pub struct RefusedView {
+    pub incident: String,
+    pub until: Timestamp,
+}
+
+impl SessionView {
+    pub fn new(summary: SessionSummary, refused: Option<BoardRefusal>) -> SessionView {
+        let refused = refused.map(|refused| RefusedView { incident: refused.incident, until: refused.until });
+        SessionView { summary, refused }
+    }
+}
+
+#[derive(Serialize)]
+pub struct Sessions {
+    pub now: Timestamp,
+    pub sessions: Vec<SessionView>,
+    /// There are more than this answer holds.
+    pub more: bool,
+}
+
+#[derive(Serialize)]
+pub struct SessionDetail {
+    pub now: Timestamp,
+    /// `None` if the session is no longer live; its incidents stay.
+    pub session: Option<SessionView>,
+    pub incidents: Vec<IncidentRow>,
+}
+
+#[derive(Serialize)]
+pub struct Incidents {
+    pub now: Timestamp,
+    pub incidents: Vec<IncidentRow>,
+}
+
+#[derive(Serialize)]
+pub struct Audit {
+    pub now: Timestamp,
+    pub records: Vec<AuditRecord>,
+}
+
+/// What came of a revocation or a pardon.
+#[derive(Serialize)]
+pub struct Acted {
+    /// Number of the new incident.
+    pub incident: String,
+    pub session: SessionId,
+}
+
+#[derive(Deserialize)]
+pub struct Limit {
+    limit: Option<usize>,
+}
+
+#[derive(Deserialize)]
+pub struct Rows {
+    limit: Option<u32>,
+    session: Option<String>,
+    /// Milliseconds since 1970.
+    since: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Why {
+    why: String,
+}
+
+impl Why {
+    fn text(self) -> Result<String, Refusal> {
+        let text: String = self.why.trim().chars().filter(|c| !c.is_control()).collect();
+        match text.chars().count() {
+            0 => Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "Say why; the audit trail keeps it.")),
+            length if length > WHY_CHARS_MAX => Err(Refusal::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!("The reason has {length} characters; at most {WHY_CHARS_MAX} are kept."),
+            )),
+            _ => Ok(text),
+        }
+    }
+}
+
+pub async fn status(State(state): State<Arc<OpsState>>, _operator: Operator) -> Json<Status> {
+    let mut sessions = state.shards.sessions(SESSIONS_MAX + 1).await;
+    let more = sessions.len() > SESSIONS_MAX;
+    sessions.truncate(SESSIONS_MAX);
+    Json(Status {
+        now: clock::now(),
+        version: env!("CARGO_PKG_VERSION"),
+        started: state.started,
+        in_force: state.in_force.load_full(),
+        board: state.revocations.health(),
+        sessions: SessionCounts { more, ..SessionCounts::of(&sessions) },
+        steps_pending: state.store.pending().await.ok(),
+    })
+}
+
+pub async fn sessions(
+    State(state): State<Arc<OpsState>>,
+    _operator: Operator,
+    Query(limit): Query<Limit>,
+) -> Json<Sessions> {
+    let limit = limit.limit.unwrap_or(SESSIONS_DEFAULT).clamp(1, SESSIONS_MAX);
+    let now = clock::now();
+    let mut found = state.shards.sessions(limit + 1).await;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let sessions = found.into_iter().map(|summary| view(&state, summary, now)).collect();
+    Json(Sessions { now, sessions, more })
+}
+
+pub async fn session(
+    State(state): State<Arc<OpsState>>,
+    _operator: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<SessionDetail>, Refusal> {
+    let id = session_id(&id)?;
+    let now = clock::now();
+    let live = state.shards.session(id).await.map(|summary| view(&state, summary, now));
+    let filter = IncidentFilter { session: Some(id), since: None, limit: ROWS_DEFAULT };
+    let incidents = state.store.incidents(&filter).await?;
+    if live.is_none() && incidents.is_empty() {
+        return Err(unknown_session());
+    }
+    Ok(Json(SessionDetail { now, session: live, incidents }))
+}
+
+pub async fn revoke(
+    State(state): State<Arc<OpsState>>,
+    actor: Actor,
+    Path(id): Path<String>,
+    Body(why): Body<Why>,
+) -> Result<Json<Acted>, Refusal> {
+    let (session, why) = (session_id(&id)?, why.text()?);
+    match state.shards.operator(session, OperatorAction::Revoke, actor.who.clone(), why.clone()).await {
+        Ok(incident) => Ok(Json(Acted { incident, session })),
+        Err(ShardError::UnknownSession) => {
+            let last = latest_incident(&state, session).await?.ok_or_else(unknown_session)?;
+            after_the_session(&state, last, Action::Logout, actor.who, why).await
+        }
+        Err(ShardError::Closed) => Err(closing()),
+    }
+}
+
+pub async fn pardon(
+    State(state): State<Arc<OpsState>>,
+    actor: Actor,
+    Path(id): Path<String>,
+    Body(why): Body<Why>,
+) -> Result<Json<Acted>, Refusal> {
+    let (session, why) = (session_id(&id)?, why.text()?);
+    pardon_session(&state, session, None, actor.who, why).await
+}
+
+pub async fn pardon_incident(
+    State(state): State<Arc<OpsState>>,
+    actor: Actor,
+    Path(id): Path<String>,
+    Body(why): Body<Why>,
+) -> Result<Json<Acted>, Refusal> {
+    let why = why.text()?;
+    let row = incident_row(&state, &id).await?;
+    pardon_session(&state, row.incident.identity.session, Some(row.incident), actor.who, why).await
+}
+
+pub async fn incidents(
+    State(state): State<Arc<OpsState>>,
+    _operator: Operator,
+    Query(rows): Query<Rows>,
+) -> Result<Json<Incidents>, Refusal> {
+    let session = rows.session.as_deref().map(session_id).transpose()?;
+    let limit = rows.limit.unwrap_or(ROWS_DEFAULT).clamp(1, ROWS_MAX);
+    let filter = IncidentFilter { session, since: rows.since.map(Timestamp), limit };
+    Ok(Json(Incidents { now: clock::now(), incidents: state.store.incidents(&filter).await? }))
+}
+
+pub async fn incident(
+    State(state): State<Arc<OpsState>>,
+    _operator: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<IncidentRow>, Refusal> {
+    incident_row(&state, &id).await.map(Json)
+}
+
+pub async fn audit(
+    State(state): State<Arc<OpsState>>,
+    _operator: Operator,
+    Query(rows): Query<Rows>,
+) -> Result<Json<Audit>, Refusal> {
+    let limit = rows.limit.unwrap_or(ROWS_DEFAULT).clamp(1, ROWS_MAX);
+    Ok(Json(Audit { now: clock::now(), records: state.store.audit_trail(limit).await? }))
+}
+
+fn view(state: &OpsState, summary: SessionSummary, now: Timestamp) -> SessionView {
+    let refused = state.revocations.check(&summary.identity, now);
+    SessionView::new(summary, refused)
+}
+
+/// Pardons a live session through its shard, so that it is also exempt from now on; one that is gone
+/// from memory through the outbox alone, so that its token is accepted again.
+async fn pardon_session(
+    state: &OpsState,
+    session: SessionId,
+    incident: Option<Incident>,
+    who: String,
+    why: String,
+) -> Result<Json<Acted>, Refusal> {
+    match state.shards.operator(session, OperatorAction::Pardon, who.clone(), why.clone()).await {
+        Ok(incident) => Ok(Json(Acted { incident, session })),
+        Err(ShardError::UnknownSession) => {
+            let last = match incident {
+                Some(incident) => Some(incident),
+                None => latest_incident(state, session).await?,
+            };
+            after_the_session(state, last.ok_or_else(unknown_session)?, Action::Pardon, who, why).await
+        }
+        Err(ShardError::Closed) => Err(closing()),
+    }
+}
+
+async fn latest_incident(state: &OpsState, session: SessionId) -> Result<Option<Incident>, Refusal> {
+    let filter = IncidentFilter { session: Some(session), since: None, limit: 1 };
+    Ok(state.store.incidents(&filter).await?.into_iter().next().map(|row| row.incident))
+}
+
+/// An operator's action on a session that no shard remembers: all that is known of it is an earlier
+/// incident, whose identity the new one takes over.
+async fn after_the_session(
+    state: &OpsState,
+    earlier: Incident,
+    action: Action,
+    who: String,
+    why: String,
+) -> Result<Json<Acted>, Refusal> {
+    let now = clock::now();
+    let incident = Incident {
+        id: new_incident_id(),
+        at: now,
+        rule: "operator".into(),
+        action,
+        mode: Mode::Enforce,
+        by: who,
+        reason: why,
+        until: now.plus(state.operator_action_life),
+        ..earlier
+    };
+    let acted = Acted { incident: incident.id.clone(), session: incident.identity.session };
+    (state.submit)(incident).await;
+    Ok(Json(acted))
+}
+
+/// Ten letters and digits that nobody confuses: 2^50 numbers, far more than there will be incidents.
+fn new_incident_id() -> String {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
+    let letter = |byte: &u8| char::from(LETTERS[usize::from(byte % 32)]);
+    format!("OP-{}", rand::random::<[u8; 10]>().iter().map(letter).collect::<String>())
+}
+
+async fn incident_row(state: &OpsState, id: &str) -> Result<IncidentRow, Refusal> {
+    let unknown = || Refusal::new(StatusCode::NOT_FOUND, "There is no incident with this number.");
+    if id.len() > INCIDENT_ID_BYTES_MAX {
+        return Err(unknown());
+    }
+    state.store.incident(id).await?.ok_or_else(unknown)
+}
+
+fn session_id(text: &str) -> Result<SessionId, Refusal> {
+    text.parse()
+        .map_err(|_| Refusal::new(StatusCode::NOT_FOUND, "This is no session's number (s_ and 32 digits)."))
+}
+
+fn unknown_session() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "There is no such session, live or in the records.")
+}
+
+fn closing() -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "The gateway is shutting down.")
+}

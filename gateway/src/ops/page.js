@@ -1,0 +1,650 @@
+// The operators' page. Shows what the API says, in plain words, and sends two wishes: log out, pardon.
+//
+// Every text from outside goes through textContent; the policy of the page forbids anything else.
+// Must not know: how a decision is made.
+
+// ---- words ---------------------------------------------------------------------------------------
+
+const TELEMETRY = {
+  unexpected: ['No page yet', 'No page with the collector was served to this session yet.'],
+  missing: ['None', 'A page was served, but nothing arrives: a blocker, or scripts are off. Never held against anyone.'],
+  gathering: ['Gathering', 'Too little input so far to judge.'],
+  sufficient: ['Enough', 'Enough input has been seen to judge.'],
+  damaged: ['With gaps', 'Some of what the browser sent is missing or repeated.'],
+};
+const MODALITY = {none: '–', mouse: 'Mouse', touch: 'Touch', keyboard: 'Keyboard', mixed: 'Mixed'};
+// Action: what happened, what would have happened, how grave.
+const ACTION = {
+  allow: ['let through', 'would let through', ''],
+  log: ['noted', 'would note', ''],
+  tag: ['tagged for the app', 'would tag for the app', ''],
+  throttle: ['slowed down', 'would slow down', 'warn'],
+  challenge: ['asked for a check', 'would ask for a check', 'warn'],
+  'step-up': ['asked to sign in again', 'would ask to sign in again', 'warn'],
+  logout: ['logged out', 'would log out', 'bad'],
+  'logout-everywhere': ['logged out everywhere', 'would log out everywhere', 'bad'],
+  deny: ['refused', 'would refuse', 'bad'],
+  pardon: ['pardoned', 'would pardon', 'good'],
+};
+const SHUTS_OUT = ['logout', 'logout-everywhere', 'deny'];
+const WHAT = {
+  login: 'signed in', logout: 'signed out', revoke: 'logged out', pardon: 'pardoned', reload: 'loaded the policy',
+};
+const STEP = {revoke: 'login ended', pardon: 'let in again', log: 'log line', mail: 'mail'};
+
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const plural = (count, one, many = `${one}s`) => `${count.toLocaleString('en')} ${count === 1 ? one : many}`;
+const short = (id) => (id.length > 14 ? `${id.slice(0, 12)}…` : id);
+
+/** A number with as many digits as one wants to read. */
+const figure = (value) => {
+  const size = Math.abs(value);
+  const digits = size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3;
+  return Number(value.toFixed(digits)).toLocaleString('en', {maximumFractionDigits: 3});
+};
+
+const span = (ms) => {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 48 * 3600) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  return `${Math.floor(seconds / 86400)} days`;
+};
+const ago = (at, now) => (now - at < 2000 ? 'just now' : `${span(now - at)} ago`);
+const moment = (at) => new Date(at).toLocaleString();
+
+// ---- building ------------------------------------------------------------------------------------
+
+const $ = (id) => document.getElementById(id);
+
+/** An element; children are elements or texts, attributes are set as such, never parsed as markup. */
+const el = (tag, attributes = {}, ...children) => {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name === 'on') for (const [type, listener] of Object.entries(value)) element.addEventListener(type, listener);
+    else if (name === 'width') element.style.width = value;
+    else if (name === 'left') element.style.left = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+};
+
+const time = (at, now) => el('time', {datetime: new Date(at).toISOString(), title: moment(at)}, ago(at, now));
+
+const cell = (label, wide, ...children) =>
+  el('td', {role: 'cell', 'data-label': label, class: wide ? 'wide' : undefined}, ...children);
+
+const badge = (action, mode) => {
+  const words = ACTION[action] || [action, `would ${action}`, ''];
+  if (mode === 'shadow') {
+    return el('span', {class: `badge would ${words[2] ? '' : 'slight'}`, title: 'Shadow: only noted, nothing was done'}, words[1]);
+  }
+  return el('span', {class: `badge ${words[2]}`}, words[0]);
+};
+
+/**
+ * Brings a list on the page up to date without rebuilding what did not change, so that the focus, a
+ * selection and a screen reader's place survive.
+ */
+const keyed = (container, items, key, signature, build) => {
+  const old = new Map([...container.children].map((child) => [child.dataset.key, child]));
+  const focused = document.activeElement;
+  let place = container.firstElementChild;
+  for (const item of items) {
+    const id = key(item);
+    const sign = signature(item);
+    let row = old.get(id);
+    old.delete(id);
+    if (row && row.dataset.sign !== sign) {
+      const fresh = build(item);
+      const held = row.contains(focused) ? focused.dataset.role : null;
+      row.replaceChildren(...fresh.children);
+      if (held) row.querySelector(`[data-role="${held}"]`)?.focus({preventScroll: true});
+    } else if (!row) {
+      row = build(item);
+    }
+    row.dataset.key = id;
+    row.dataset.sign = sign;
+    if (row === place) place = place.nextElementSibling;
+    else container.insertBefore(row, place);
+  }
+  for (const row of old.values()) row.remove();
+  if (focused && focused.isConnected && document.activeElement !== focused && container.contains(focused)) {
+    focused.focus({preventScroll: true});
+  }
+};
+
+// ---- talking to the gateway ----------------------------------------------------------------------
+
+class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+const call = async (path, body) => {
+  const headers = {'X-Gaitway-Page': localStorage.getItem('gaitway.page') || ''};
+  if (body !== undefined) headers['Content-Type'] = 'application/json';
+  const response = await fetch(`/api/${path}`, {
+    method: body === undefined ? 'GET' : 'POST',
+    headers,
+    body: body === undefined ? undefined : JSON.stringify(body),
+    signal: AbortSignal.timeout(10000),
+  });
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refused(response.status, answer.error || 'The gateway refused without a reason.');
+  return answer;
+};
+
+const toast = (text, silent = false) => {
+  $('toast').className = silent ? 'toast silent' : 'toast';
+  $('toast').textContent = text;
+  clearTimeout(toast.timer);
+  toast.timer = setTimeout(() => { $('toast').textContent = ''; }, 8000);
+};
+
+// ---- state ---------------------------------------------------------------------------------------
+
+const VIEWS = ['sessions', 'incidents', 'audit'];
+const state = {
+  view: 'sessions', status: null, sessions: [], more: false, incidents: [], records: [],
+  now: Date.now(), paused: false, detail: null, detailData: null, signedIn: false,
+};
+
+const threshold = () => state.status?.in_force.bot_threshold || 0;
+const isOut = (session) => session.refused !== null || session.standing.standing === 'deny';
+const isPardoned = (session) => session.pardoned_until !== null && session.pardoned_until > state.now;
+const isPast = (session) => threshold() > 0 && session.assessment.bot_evidence >= threshold();
+const needsLook = (session) => !isPardoned(session) &&
+  (isOut(session) || isPast(session) || session.decisions.some((d) => SHUTS_OUT.includes(d.action)));
+
+// ---- pieces --------------------------------------------------------------------------------------
+
+const standing = (session) => {
+  if (isOut(session)) return el('span', {class: 'badge bad'}, 'Logged out');
+  if (isPardoned(session)) return el('span', {class: 'badge good'}, 'Pardoned');
+  const now = session.standing;
+  switch (now.standing) {
+    case 'throttle': return el('span', {class: 'badge warn'}, `At most ${now.requests_per_minute} a minute`);
+    case 'challenge': return el('span', {class: 'badge warn'}, 'Asked for a check');
+    case 'tag': return el('span', {class: 'badge'}, 'Tagged for the app');
+    default: return el('span', {class: 'badge'}, 'Allowed');
+  }
+};
+
+const evidence = (session) => {
+  const {bot_evidence: found, windows} = session.assessment;
+  if (!windows) return el('span', {class: 'quiet'}, 'Not judged');
+  const mark = threshold();
+  const top = Math.max(mark * 1.25, found, 1);
+  const percent = (value) => `${Math.min(100, Math.max(0, (100 * value) / top)).toFixed(1)}%`;
+  const text = mark ? `${figure(found)} of ${figure(mark)}` : figure(found);
+  const grade = !mark ? '' : found >= mark ? 'past' : found >= mark / 2 ? 'near' : '';
+  return el('div', {},
+    el('div', {class: `meter ${grade}`, 'aria-hidden': 'true'},
+      el('i', {width: percent(found)}), mark ? el('b', {left: percent(mark), title: 'From here the model calls it a bot'}) : null),
+    el('span', {class: 'evidence'}, text, grade === 'past' ? ' – past the mark' : ''));
+};
+
+const score = (session) => {
+  const value = session.assessment.bot_score;
+  return value === null ? el('span', {class: 'quiet'}, '–') : el('span', {class: 'score'}, `${Math.round(value * 100)} %`);
+};
+
+const decision = (session) => {
+  const last = session.decisions[0];
+  if (!last) return el('span', {class: 'quiet'}, 'Nothing');
+  return el('div', {}, badge(last.action, last.mode), el('span', {class: 'more'}, last.rule));
+};
+
+// ---- sessions ------------------------------------------------------------------------------------
+
+const sessionRow = (session) => {
+  const id = session.identity.session;
+  const telemetry = TELEMETRY[session.assessment.telemetry] || [session.assessment.telemetry, ''];
+  return el('tr', {role: 'row'},
+    cell('Session', false,
+      el('button', {type: 'button', class: 'link id', 'data-role': 'open', title: id, on: {click: () => openDetail(id)}}, short(id)),
+      el('span', {class: 'more'}, session.identity.subject ? 'signed in' : 'visitor')),
+    cell('Standing', false, standing(session)),
+    cell('Evidence for a bot', true, evidence(session)),
+    cell('Latest score', false, score(session)),
+    cell('Input', false, MODALITY[session.assessment.modality] || session.assessment.modality),
+    cell('Telemetry', false, el('span', {title: telemetry[1]}, telemetry[0])),
+    cell('What the rules said', false, decision(session)),
+    cell('Last seen', false, time(session.last_seen, state.now)));
+};
+
+const contains = (search, ...texts) => {
+  const wanted = search.trim().toLowerCase();
+  return !wanted || texts.some((text) => text && text.toLowerCase().includes(wanted));
+};
+
+/** Rows on the page at once; more is slow to draw and nobody reads it. The search looks at all. */
+const ROWS_MAX = 200;
+
+const ORDER = {
+  evidence: (a, b) => needsLook(b) - needsLook(a) || b.assessment.bot_evidence - a.assessment.bot_evidence || b.opened - a.opened,
+  seen: (a, b) => b.last_seen - a.last_seen,
+  opened: (a, b) => b.opened - a.opened,
+};
+
+const showSessions = () => {
+  const search = $('sessions-search').value;
+  const show = $('sessions-show').value;
+  const found = state.sessions.filter((session) => {
+    if (show === 'attention' && !needsLook(session)) return false;
+    if (show === 'out' && !isOut(session)) return false;
+    if (show === 'pardoned' && !isPardoned(session)) return false;
+    if (show === 'blind' && session.assessment.telemetry !== 'missing') return false;
+    return contains(search, session.identity.session, session.identity.subject, session.refused?.incident,
+      ...session.decisions.flatMap((d) => [d.rule, d.reason]), ...session.assessment.reasons.map((r) => r.text));
+  }).sort(ORDER[$('sessions-order').value]);
+  const age = (session) => ago(session.last_seen, state.now);
+  const shown = found.slice(0, ROWS_MAX);
+  keyed($('sessions-rows'), shown, (session) => session.identity.session,
+    (session) => JSON.stringify([session, age(session), threshold(), isPardoned(session)]), sessionRow);
+  const total = state.more ? `more than ${plural(state.sessions.length, 'session')}` : plural(state.sessions.length, 'session');
+  const part = found.length === state.sessions.length ? total : `${found.length} of ${total}`;
+  $('sessions-count').textContent = shown.length < found.length ? `${part}, the first ${ROWS_MAX} below` : part;
+  const none = $('sessions-empty');
+  none.hidden = found.length > 0;
+  none.textContent = state.sessions.length ? 'No session fits the search.' : 'Nobody is here yet. Sessions appear with their first request.';
+};
+
+// ---- incidents -----------------------------------------------------------------------------------
+
+const isInForce = (row) => row.incident.mode === 'enforce' && SHUTS_OUT.includes(row.incident.action) &&
+  !row.pardoned && row.incident.until > state.now;
+
+const steps = (row) => {
+  if (!row.steps.length) return el('span', {class: 'quiet'}, 'nothing to do');
+  return el('div', {}, ...row.steps.map((step) => {
+    const name = STEP[step.name] || step.name;
+    const [mark, words] = {done: ['✓', 'done'], pending: ['…', 'waiting'], failed: ['✕', 'failed']}[step.state] || ['', step.state];
+    const note = step.state === 'done' ? '' : ` – ${words}${step.outcome ? `: ${step.outcome}` : ''}`;
+    return el('span', {class: step.state === 'failed' ? 'more error' : 'more', title: step.outcome || words},
+      el('span', {'aria-hidden': 'true'}, `${mark} `), `${name}${note}`);
+  }));
+};
+
+const pardonNote = (row) => row.pardoned
+  ? el('span', {class: 'more'}, `Pardoned by ${row.pardoned.who} ${ago(row.pardoned.at, state.now)}: ${row.pardoned.why}`) : null;
+
+const incidentRow = (row) => {
+  const {incident} = row;
+  const session = incident.identity.session;
+  return el('tr', {role: 'row'},
+    cell('Number', false, el('span', {class: 'id'}, incident.id)),
+    cell('What happened', false, badge(incident.action, incident.mode),
+      el('span', {class: 'more'}, incident.by === 'policy' ? `rule ${incident.rule}` : `by ${incident.by}`)),
+    cell('Why', true, incident.reason, pardonNote(row)),
+    cell('Session', false, el('button', {type: 'button', class: 'link id', 'data-role': 'open', title: session, on: {click: () => openDetail(session)}}, short(session))),
+    cell('Carried out', false, steps(row)),
+    cell('When', false, time(incident.at, state.now)),
+    cell('', false, isInForce(row)
+      ? el('button', {type: 'button', 'data-role': 'pardon', 'aria-label': `Pardon incident ${incident.id}`,
+        on: {click: () => confirmPardon(`incidents/${encodeURIComponent(incident.id)}/pardon`, incident.id)}}, 'Pardon…') : null));
+};
+
+const showIncidents = () => {
+  const search = $('incidents-search').value;
+  const show = $('incidents-show').value;
+  const found = state.incidents.filter((row) => {
+    if (show === 'force' && !isInForce(row)) return false;
+    if (show === 'shadow' && row.incident.mode !== 'shadow') return false;
+    if (show === 'pardoned' && !row.pardoned) return false;
+    const {incident} = row;
+    return contains(search, incident.id, incident.identity.session, incident.identity.subject, incident.rule, incident.by, incident.reason);
+  });
+  keyed($('incidents-rows'), found, (row) => row.incident.id,
+    (row) => JSON.stringify([row.steps, row.pardoned, ago(row.incident.at, state.now), isInForce(row)]), incidentRow);
+  const total = plural(state.incidents.length, 'incident');
+  $('incidents-count').textContent = found.length === state.incidents.length ? total : `${found.length} of ${total}`;
+  const none = $('incidents-empty');
+  none.hidden = found.length > 0;
+  none.textContent = state.incidents.length ? 'No incident fits the search.' : 'No rule has matched yet.';
+};
+
+// ---- audit ---------------------------------------------------------------------------------------
+
+const auditRow = (record) => el('tr', {role: 'row'},
+  cell('When', false, el('time', {datetime: new Date(record.at).toISOString()}, moment(record.at))),
+  cell('Who', false, record.who === 'policy' ? el('span', {class: 'quiet'}, 'a rule') : record.who),
+  cell('What', false, WHAT[record.what] || record.what),
+  cell('About', false,
+    record.session ? el('button', {type: 'button', class: 'link id', 'data-role': 'open', title: record.session, on: {click: () => openDetail(record.session)}}, short(record.session)) : null,
+    record.incident ? el('span', {class: 'more id'}, record.incident) : null),
+  cell('Why', true, record.why));
+
+const showAudit = () => {
+  // Records have no number of their own; alike ones are told apart by counting from the oldest.
+  const seen = new Map();
+  const keys = new Map();
+  for (const record of [...state.records].reverse()) {
+    const text = JSON.stringify(record);
+    seen.set(text, (seen.get(text) || 0) + 1);
+    keys.set(record, `${seen.get(text)} ${text}`);
+  }
+  keyed($('audit-rows'), state.records, (record) => keys.get(record), () => '', auditRow);
+  $('audit-empty').hidden = state.records.length > 0;
+  $('audit-empty').textContent = 'Nobody has done anything yet.';
+};
+
+// ---- one session ---------------------------------------------------------------------------------
+
+const reason = (found) => {
+  const low = Math.min(found.usual_low, found.value);
+  const high = Math.max(found.usual_high, found.value);
+  const room = (high - low) * 0.12 || 1;
+  const place = (value) => (100 * (value - low + room)) / (high - low + 2 * room);
+  const usual = found.value >= found.usual_low && found.value <= found.usual_high;
+  const unit = found.unit ? ` ${found.unit}` : '';
+  return el('li', {},
+    el('p', {}, found.text || found.feature),
+    el('div', {class: 'range', 'aria-hidden': 'true'},
+      el('i', {left: `${place(found.usual_low)}%`, width: `${Math.max(1, place(found.usual_high) - place(found.usual_low))}%`}),
+      el('b', {class: usual ? 'usual' : '', left: `${place(found.value)}%`})),
+    el('p', {class: 'quiet'}, `Here ${figure(found.value)}${unit}; usual for people: ${figure(found.usual_low)} to ${figure(found.usual_high)}${unit}. `,
+      found.contribution >= 0 ? `Raised the score by ${figure(found.contribution * 100)} points.` : `Lowered the score by ${figure(-found.contribution * 100)} points.`));
+};
+
+const section = (title, ...children) => el('section', {}, el('h3', {}, title), ...children);
+
+const facts = (pairs) => el('dl', {class: 'facts'},
+  ...pairs.filter((pair) => pair && pair[1] !== null).flatMap(([name, value]) => [el('dt', {}, name), el('dd', {}, value)]));
+
+const verdict = (session) => {
+  const {bot_evidence: found, windows, telemetry, calibrated} = session.assessment;
+  if (telemetry === 'missing') return 'Nothing arrives from this browser. That is no sign of anything, and no rule counts it as one.';
+  if (!windows) return 'There is too little input to say anything yet.';
+  const learnt = calibrated ? '' : ' The model has not learnt this site yet, so it shows and logs nobody out by itself.';
+  if (isPast(session)) return `The evidence is past the mark at which the model calls a session a bot.${learnt}`;
+  return `${found > threshold() / 2 ? 'Some evidence for a bot, but not enough to call it one.' : 'Looks like a person so far.'}${learnt}`;
+};
+
+const judged = (session) => {
+  const {assessment} = session;
+  const out = session.refused?.incident || session.standing.incident;
+  return [
+    el('div', {class: `note ${isOut(session) ? 'bad' : isPardoned(session) ? 'good' : ''}`},
+      standing(session),
+      out ? ` Incident ${out}${session.refused ? `, until ${moment(session.refused.until)}` : ''}.` : '',
+      isPardoned(session) ? ` No rule touches it until ${moment(session.pardoned_until)}.` : ''),
+    section('Evidence for a bot', evidence(session), el('p', {}, verdict(session))),
+    section('What stood out', assessment.reasons.length
+      ? el('ul', {class: 'list'}, ...assessment.reasons.map(reason)) : el('p', {class: 'quiet'}, 'Nothing so far.')),
+    section('What the rules said', session.decisions.length
+      ? el('ul', {class: 'list'}, ...session.decisions.map((said) => el('li', {class: said.mode},
+        el('p', {}, badge(said.action, said.mode), ' ', el('b', {}, said.rule), ' ', el('span', {class: 'quiet'}, ago(said.at, state.now))),
+        el('p', {}, said.reason),
+        said.mode === 'shadow' ? el('p', {class: 'quiet'}, 'In shadow: only noted, nothing was done.') : null)))
+      : el('p', {class: 'quiet'}, 'No rule has matched.')),
+    section('Facts', facts([
+      ['Latest score', assessment.bot_score === null ? 'none yet' : `${Math.round(assessment.bot_score * 100)} % likely a bot, in the latest of ${plural(assessment.windows, 'window')}`],
+      ['Input', `${MODALITY[assessment.modality] || assessment.modality}, ${plural(assessment.evidence.events, 'event')} in ${figure(assessment.evidence.seconds)} s of activity`],
+      ['Telemetry', (TELEMETRY[assessment.telemetry] || ['', assessment.telemetry])[1]],
+      ['First seen', `${moment(session.opened)} (${ago(session.opened, state.now)})`],
+      ['Last seen', `${moment(session.last_seen)} (${ago(session.last_seen, state.now)})`],
+      ['Requests', session.requests.toLocaleString('en')],
+      ['Person', session.identity.subject ? el('span', {class: 'id'}, session.identity.subject) : 'not signed in'],
+      session.identity.groups.length ? ['Groups', session.identity.groups.join(', ')] : null,
+      assessment.model ? ['Model', el('span', {class: 'id'}, assessment.model)] : null,
+    ])),
+  ];
+};
+
+const showDetail = () => {
+  const data = state.detailData;
+  if (!data) return;
+  const {session, incidents} = data;
+  const parts = session ? judged(session) : [el('p', {class: 'note'}, 'This session is no longer live. What is known of it:')];
+  if (incidents.length) {
+    parts.push(section('Incidents', el('ul', {class: 'list'}, ...incidents.map((row) => el('li', {class: row.incident.mode},
+      el('p', {}, badge(row.incident.action, row.incident.mode), ' ', el('span', {class: 'id'}, row.incident.id), ' ', el('span', {class: 'quiet'}, ago(row.incident.at, state.now))),
+      el('p', {}, row.incident.reason), steps(row), pardonNote(row))))));
+  }
+  const body = $('detail-body');
+  const top = body.scrollTop;
+  body.replaceChildren(...parts);
+  body.scrollTop = top;
+  const out = session ? isOut(session) : incidents.some(isInForce);
+  $('detail-revoke').hidden = out;
+  $('detail-pardon').hidden = session ? isPardoned(session) : !out;
+};
+
+const openDetail = async (id) => {
+  state.detail = id;
+  state.detailData = null;
+  $('detail-id').textContent = id;
+  $('detail-body').replaceChildren(el('p', {class: 'quiet'}, 'Loading …'));
+  $('detail-revoke').hidden = true;
+  $('detail-pardon').hidden = true;
+  if (!$('detail').open) $('detail').showModal();
+  await loadDetail();
+};
+
+const loadDetail = async () => {
+  const id = state.detail;
+  if (!id) return;
+  try {
+    const data = await call(`sessions/${encodeURIComponent(id)}`);
+    if (state.detail !== id) return;
+    state.detailData = data;
+    showDetail();
+  } catch (error) {
+    if (!signedOut(error) && state.detail === id && !state.detailData) {
+      $('detail-body').replaceChildren(el('p', {class: 'error'}, error.message));
+    }
+  }
+};
+
+// ---- logging out and pardoning -------------------------------------------------------------------
+
+let wish = null;
+
+const confirm = (title, text, button, danger, path, done) => {
+  wish = {path, done};
+  $('confirm-title').textContent = title;
+  $('confirm-text').textContent = text;
+  $('confirm-go').textContent = button;
+  $('confirm-go').className = danger ? 'primary danger' : 'primary';
+  $('confirm-why').value = '';
+  $('confirm-error').textContent = '';
+  $('confirm').showModal();
+  $('confirm-why').focus();
+};
+
+const confirmPardon = (path, about) => confirm(`Pardon ${about}?`,
+  'The person gets in again at once, and no rule touches this session for a while.',
+  'Pardon', false, path, 'Pardoned');
+
+$('detail-revoke').addEventListener('click', () => confirm(`Log out ${short(state.detail)}?`,
+  'The session ends at once, everywhere: its token is refused, its connections are cut. Whoever it is sees the logout page with the incident’s number and has to sign in again.',
+  'Log out', true, `sessions/${encodeURIComponent(state.detail)}/revoke`, 'Logged out'));
+$('detail-pardon').addEventListener('click', () =>
+  confirmPardon(`sessions/${encodeURIComponent(state.detail)}/pardon`, short(state.detail)));
+$('confirm-cancel').addEventListener('click', () => $('confirm').close());
+$('confirm-form').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  $('confirm-go').disabled = true;
+  try {
+    const acted = await call(wish.path, {why: $('confirm-why').value});
+    $('confirm').close();
+    toast(`${wish.done}: session ${short(acted.session)}. Incident ${acted.incident}.`);
+    await refresh();
+  } catch (error) {
+    if (!signedOut(error)) $('confirm-error').textContent = error.message;
+  } finally {
+    $('confirm-go').disabled = false;
+  }
+});
+
+$('detail-close').addEventListener('click', () => $('detail').close());
+$('detail').addEventListener('close', () => { state.detail = null; state.detailData = null; });
+// A click beside the drawer closes it.
+$('detail').addEventListener('click', (event) => { if (event.target === $('detail')) $('detail').close(); });
+
+// ---- the strip -----------------------------------------------------------------------------------
+
+const showStatus = () => {
+  const {status} = state;
+  const rules = status.in_force.rules;
+  const enforced = rules.filter((rule) => rule.mode === 'enforce').length;
+  const mode = $('mode');
+  mode.className = enforced ? 'mode enforce' : 'mode';
+  mode.replaceChildren(enforced ? 'Enforcing' : 'Shadow', el('small', {},
+    enforced ? `${enforced} of ${plural(rules.length, 'rule')}; the rest only note` : 'rules only note what they would do'));
+  const counts = status.sessions;
+  const board = status.board;
+  const items = [
+    ['Sessions', plural(counts.counted, 'live', 'live') + (counts.more ? ' or more' : ''), `${counts.judged.toLocaleString('en')} with enough input`, false],
+    ['Telemetry', counts.expected ? `${Math.round((100 * counts.seen) / counts.expected)} % send it` : 'none expected yet', counts.expected ? 'of sessions that got a page' : '', false],
+    ['Revocations', board.entries.toLocaleString('en'), board.backend === 'embedded' ? 'kept in this process' : board.connected ? 'shared through Redis' : 'Redis is away: none is lost, none is added', !board.connected],
+    ['Model', status.in_force.model_calibrated ? 'knows this site' : 'has not learnt this site', status.in_force.model.slice(0, 8), false],
+    ['Policy', status.in_force.policy_version.slice(0, 8) || '–', status.in_force.reload_error ? 'the changed file has mistakes; the old policy holds' : status.in_force.policy_from.split('/').pop(), Boolean(status.in_force.reload_error)],
+  ];
+  if (board.queued) items.push(['Waiting for Redis', plural(board.queued, 'change'), '', true]);
+  if (status.steps_pending === null) items.push(['Store', 'does not answer', 'incidents wait', true]);
+  else if (status.steps_pending) items.push(['To be done', plural(status.steps_pending, 'step'), 'of incidents', false]);
+  const live = state.paused ? 'paused' : 'every 2 s';
+  items.push(['Updates', live, `version ${status.version}`, false]);
+  keyed($('states'), items, (item) => item[0], (item) => JSON.stringify(item), ([name, value, note, trouble]) => {
+    const item = el('div', {}, el('dt', {}, name), el('dd', {}, value, ' ', note ? el('small', {}, note) : null));
+    return item;
+  });
+  for (const [name, , , trouble] of items) {
+    [...$('states').children].find((child) => child.dataset.key === name)?.classList.toggle('trouble', trouble);
+  }
+};
+
+/** Tells screen readers what changed, and only that. */
+const announce = () => {
+  const out = state.sessions.filter(isOut).length;
+  const would = state.sessions.filter((session) => !isOut(session) && needsLook(session)).length;
+  const text = `${plural(out, 'session')} logged out, ${would} more ${would === 1 ? 'needs' : 'need'} a look.`;
+  if (announce.last !== undefined && announce.last !== text && !$('toast').textContent) toast(text, true);
+  announce.last = text;
+};
+
+// ---- the round -----------------------------------------------------------------------------------
+
+const SHOW = {sessions: showSessions, incidents: showIncidents, audit: showAudit};
+
+const refresh = async () => {
+  const view = state.view;
+  const status = call('status');
+  const answer = await call(view === 'sessions' ? 'sessions?limit=1000' : view);
+  state.status = await status;
+  state.now = answer.now;
+  if (view === 'sessions') {
+    state.sessions = answer.sessions;
+    state.more = answer.more;
+    announce();
+  } else if (view === 'incidents') {
+    state.incidents = answer.incidents;
+  } else {
+    state.records = answer.records;
+  }
+  showStatus();
+  if (view === state.view) SHOW[view]();
+  await loadDetail();
+};
+
+const EVERY_MS = 2000;
+let failures = 0;
+
+const round = async () => {
+  if (state.signedIn && !document.hidden && !state.paused) {
+    try {
+      await refresh();
+      if (failures > 2) toast('The gateway answers again.');
+      failures = 0;
+    } catch (error) {
+      failures += 1;
+      if (!signedOut(error) && failures === 3) toast('The gateway does not answer; trying again.');
+    }
+  }
+  // When it does not answer, ask less often.
+  setTimeout(round, EVERY_MS * Math.min(8, 1 + failures));
+};
+
+const signedOut = (error) => {
+  if (error.status !== 401) return false;
+  showLogin();
+  return true;
+};
+
+const showLogin = () => {
+  state.signedIn = false;
+  for (const dialog of ['confirm', 'detail']) if ($(dialog).open) $(dialog).close();
+  for (const view of VIEWS) $(`view-${view}`).hidden = true;
+  for (const part of ['nav', 'me', 'strip']) $(part).hidden = true;
+  $('view-login').hidden = false;
+  document.title = 'Sign in – Gaitway';
+  $('login-name').value = localStorage.getItem('gaitway.name') || '';
+  ($('login-name').value ? $('login-password') : $('login-name')).focus();
+};
+
+const showView = () => {
+  if (!state.signedIn) return;
+  const wanted = location.hash.slice(1);
+  state.view = VIEWS.includes(wanted) ? wanted : 'sessions';
+  $('view-login').hidden = true;
+  for (const part of ['nav', 'me', 'strip']) $(part).hidden = false;
+  for (const view of VIEWS) $(`view-${view}`).hidden = view !== state.view;
+  for (const link of $('nav').children) {
+    if (link.hash === `#${state.view}`) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+  }
+  document.title = `${$(`${state.view}-title`).textContent} – Gaitway`;
+};
+
+$('login').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  $('login-error').textContent = '';
+  try {
+    const name = $('login-name').value;
+    const login = await call('login', {name, password: $('login-password').value});
+    localStorage.setItem('gaitway.page', login.page);
+    localStorage.setItem('gaitway.name', login.who);
+    $('login-password').value = '';
+    await start();
+    $('main').focus();
+  } catch (error) {
+    $('login-error').textContent = error.message;
+    $('login-password').select();
+  }
+});
+$('sign-out').addEventListener('click', async () => {
+  await call('logout', {}).catch(() => {});
+  localStorage.removeItem('gaitway.page');
+  showLogin();
+});
+$('pause').addEventListener('click', () => {
+  state.paused = !state.paused;
+  $('pause').setAttribute('aria-pressed', String(state.paused));
+  $('pause').textContent = state.paused ? 'Paused' : 'Pause';
+  if (state.status) showStatus();
+});
+$('skip').addEventListener('click', (event) => { event.preventDefault(); $('main').focus(); });
+for (const id of ['sessions-search', 'sessions-show', 'sessions-order']) $(id).addEventListener('input', showSessions);
+for (const id of ['incidents-search', 'incidents-show']) $(id).addEventListener('input', showIncidents);
+addEventListener('hashchange', () => {
+  showView();
+  if (state.signedIn) refresh().catch(signedOut);
+});
+
+const start = async () => {
+  state.signedIn = true;
+  $('who').textContent = localStorage.getItem('gaitway.name') || 'operator';
+  showView();
+  await refresh();
+};
+
+if (localStorage.getItem('gaitway.page')) start().catch((error) => signedOut(error) || toast(error.message));
+else showLogin();
+round();
