@@ -3,8 +3,9 @@
 //! All three become one tree of located values, later ones on top; the tree is read against the
 //! table of settings. Must not know: any particular setting.
 
-use super::settings::{Field, Kind, Setting, nearest, variable_name, walk};
+use super::settings::{Field, Kind, Setting, variable_name, walk};
 use super::{Config, check};
+use gaitway_policies::document::{self, Document, nearest};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -134,12 +135,12 @@ impl Config {
     pub fn from_text(name: &str, text: Option<&str>, overrides: &Overrides) -> Result<Config, ConfigErrors> {
         let mut errors = Vec::new();
         let mut tree = match text {
-            Some(text) => Node::from_yaml(name, text, &mut errors),
+            Some(text) => match Node::from_yaml(name, text, &mut errors) {
+                Some(tree) => tree,
+                None => return Err(ConfigErrors(errors)),
+            },
             None => Node { origin: Origin::Default, content: Content::Nothing },
         };
-        if !errors.is_empty() {
-            return Err(ConfigErrors(errors));
-        }
         lay_environment(&mut tree, &overrides.environment);
         for (option, path, value) in &overrides.options {
             tree.set(path, Node::scalar(Origin::Option(option), value));
@@ -236,44 +237,50 @@ impl Node {
         }
     }
 
-    fn from_yaml(name: &str, text: &str, errors: &mut Vec<ConfigError>) -> Node {
-        let origin = Origin::File { file: name.to_owned(), line: 0, column: 0 };
-        let options = serde_saphyr::options! { emit_comments: false };
-        match serde_saphyr::from_str_with_options::<serde_json::Value>(text, options) {
-            Ok(value) => Node::from_json(&origin, value),
-            Err(error) => {
-                let message = error.to_string();
-                errors.push(ConfigError {
-                    origin: origin.clone(),
-                    field: String::new(),
-                    message,
-                    hint: None,
-                });
-                Node { origin, content: Content::Nothing }
-            }
+    /// A file that holds nothing but comments is a file that changes nothing.
+    /// `None`: no YAML at all, and what follows from that is no news.
+    fn from_yaml(name: &str, text: &str, errors: &mut Vec<ConfigError>) -> Option<Node> {
+        let nothing = Node {
+            origin: Origin::File { file: name.to_owned(), line: 0, column: 0 },
+            content: Content::Nothing,
+        };
+        if text.lines().all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#')) {
+            return Some(nothing);
         }
+        let mut mistakes = Vec::new();
+        let document = Document::parse(&mut mistakes, name, text);
+        errors.extend(mistakes.into_iter().map(|mistake| ConfigError {
+            origin: Origin::File { file: mistake.file, line: mistake.line, column: mistake.column },
+            field: mistake.field,
+            message: mistake.message,
+            hint: mistake.hint,
+        }));
+        Some(Node::from_document(name, &document?.root))
     }
 
-    fn from_json(origin: &Origin, value: serde_json::Value) -> Node {
-        use serde_json::Value;
-        let content = match value {
-            Value::Null => Content::Nothing,
-            Value::String(text) => Content::Scalar { text, quoted: true },
-            Value::Array(list) => {
-                Content::List(list.into_iter().map(|value| Node::from_json(origin, value)).collect())
+    fn from_document(name: &str, node: &document::Node) -> Node {
+        let origin =
+            |at: document::Position| Origin::File { file: name.to_owned(), line: at.line, column: at.column };
+        let content = match &node.value {
+            _ if node.is_null() => Content::Nothing,
+            document::Value::Scalar { text, plain, .. } => {
+                Content::Scalar { text: text.clone(), quoted: !plain }
             }
-            Value::Object(map) => Content::Map(
-                map.into_iter()
-                    .map(|(key, value)| Entry {
-                        key,
-                        origin: origin.clone(),
-                        value: Node::from_json(origin, value),
+            document::Value::Sequence(list) => {
+                Content::List(list.iter().map(|node| Node::from_document(name, node)).collect())
+            }
+            document::Value::Mapping(entries) => Content::Map(
+                entries
+                    .iter()
+                    .map(|entry| Entry {
+                        key: entry.key.clone(),
+                        origin: origin(entry.at),
+                        value: Node::from_document(name, &entry.node),
                     })
                     .collect(),
             ),
-            other => Content::Scalar { text: other.to_string(), quoted: false },
         };
-        Node { origin: origin.clone(), content }
+        Node { origin: origin(node.at), content }
     }
 }
 
@@ -579,6 +586,84 @@ mod tests {
                 }
             }
         });
+    }
+
+    fn check(yaml: &str, expected: expect_test::Expect) {
+        expected.assert_eq(&load(yaml, &[]).unwrap_err());
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once_with_line_column_and_field() {
+        check(
+            "upstream: ftp://app\n\
+             lisen: 127.0.0.1:1\n\
+             limits:\n  connections_max: many\n  header_read_timeout_ms: 0\n  drain_ms: \"5\"\n  idle: 3\n\
+             tls:\n  certificate: /nonexistent/a.crt\n\
+             proxy:\n  trusted_proxies: [10.0.0.0/8, ten, {}]\n  h2c: yes\n\
+             identity:\n  jwt:\n    key_file: /nonexistent/k\n    jwks_url: https://k/jwks\n    algorithms: [HS256, RS256, none]\n\
+             collector:\n  path_prefix: x\n  privacy_signal: Respekt\n\
+             alerts:\n  mail:\n    from: nobody\n    username: u\n\
+             log: loud\n\
+             ops:\n  listen: 127.0.0.1:8000\n  password_file: /\n",
+            expect_test::expect![[r#"
+                gaitway.yaml:1:1: upstream: expected an address such as http://host:port or https://host:port
+                gaitway.yaml:2:1: lisen: no such setting (did you mean listen?)
+                gaitway.yaml:4:20: limits.connections_max: expected a whole number up to 4294967295, found "many"
+                gaitway.yaml:5:3: limits.header_read_timeout_ms: must be at least 1
+                gaitway.yaml:6:13: limits.drain_ms: expected a whole number, found "5" (write it without quotation marks)
+                gaitway.yaml:7:3: limits.idle: no such setting in limits
+                gaitway.yaml:9:3: tls.certificate: needs tls.key beside it
+                gaitway.yaml:9:3: tls.certificate: /nonexistent/a.crt: No such file or directory (os error 2)
+                gaitway.yaml:11:33: proxy.trusted_proxies[1]: expected a network such as 10.0.0.0/8 or 192.0.2.7/32, found "ten"
+                gaitway.yaml:11:38: proxy.trusted_proxies[2]: expected a network such as 10.0.0.0/8 or 192.0.2.7/32, found a section
+                gaitway.yaml:12:8: proxy.h2c: expected true or false, found "yes"
+                gaitway.yaml:15:5: identity.jwt.key_file: /nonexistent/k: No such file or directory (os error 2)
+                gaitway.yaml:16:5: identity.jwt.jwks_url: exactly one of key_file, key_env and jwks_url may be given
+                gaitway.yaml:17:5: identity.jwt.algorithms: a shared secret (HS…) cannot stand beside algorithms with a public key
+                gaitway.yaml:17:5: identity.jwt.algorithms: HS… has no public keys to fetch from jwks_url
+                gaitway.yaml:17:5: identity.jwt.algorithms[2]: expected HS256, RS256, PS256, ES256, EdDSA or their longer kin, found "none"
+                gaitway.yaml:19:3: collector.path_prefix: must begin with /, found "x"
+                gaitway.yaml:20:19: collector.privacy_signal: expected one of record, respect, found "Respekt" (did you mean respect?)
+                gaitway.yaml:22:3: alerts.mail.to: names no receiver
+                gaitway.yaml:23:5: alerts.mail.from: expected a mail address
+                gaitway.yaml:24:5: alerts.mail.username: username and password belong together
+                gaitway.yaml:25:6: log: expected a section with settings of its own, found "loud"
+                gaitway.yaml:27:3: ops.listen: is the visitors' address; operators need one of their own
+                gaitway.yaml:28:3: ops.password_file: / is not a file"#]],
+        );
+    }
+
+    #[test]
+    fn text_that_is_no_yaml_is_one_mistake_and_a_doubled_key_another() {
+        check(
+            "a: [1, 2\nb: 3",
+            expect_test::expect!["gaitway.yaml:2:2: not YAML: illegal placement of ':' indicator"],
+        );
+        check(
+            "upstream: http://a:1\nupstream: http://b:1\n",
+            expect_test::expect![
+                "gaitway.yaml:2:1: upstream: this key is here twice (the first one is on line 1)"
+            ],
+        );
+    }
+
+    #[test]
+    fn what_the_environment_says_wrongly_is_named_by_its_variable() {
+        let wrong = load(
+            "upstream: http://a:1\n",
+            &[("GAITWAY_LIMITS_DRAIN_MS", "soon"), ("GAITWAY_TLS_KEY", "/nonexistent")],
+        );
+        let expected = expect_test::expect![[r#"
+            variable GAITWAY_LIMITS_DRAIN_MS: limits.drain_ms: expected a whole number, found "soon"
+            variable GAITWAY_TLS_KEY: tls.key: needs tls.certificate beside it
+            variable GAITWAY_TLS_KEY: tls.key: /nonexistent: No such file or directory (os error 2)"#]];
+        expected.assert_eq(&wrong.unwrap_err());
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_not_repeated() {
+        let wrong = load("upstream: http://u:hunter2@a:1\nstore:\n  postgres: mysql://u:hunter2@p\n", &[]);
+        assert!(!wrong.unwrap_err().contains("hunter2"));
     }
 
     #[test]

@@ -196,13 +196,3 @@ pub fn walk(fields: &'static [Field], visit: &mut impl FnMut(&str, &'static Fiel
 pub fn variable_name(path: &str) -> String {
     format!("GAITWAY_{}", path.replace('.', "_").to_uppercase())
 }
-
-/// The name among `known` that somebody who wrote `wrong` probably meant.
-pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|name| (strsim::normalized_damerau_levenshtein(wrong, name), name))
-        .filter(|(likeness, _)| *likeness >= 0.6)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name)
-}
