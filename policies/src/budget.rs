@@ -63,10 +63,10 @@ struct Ledger {
     tripped: Option<(Timestamp, Cap)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Account {
-    since: Timestamp,
-    logouts: u32,
+    /// Logouts of the last day, at most as many as a policy allows one account.
+    granted: VecDeque<Timestamp>,
     told: bool,
 }
 
@@ -136,8 +136,7 @@ impl SharedBudget {
             return Grant::Tripped { cap, allowed };
         }
         ledger.granted.push_back(now);
-        ledger.accounts.entry(account).or_insert(Account { since: now, logouts: 0, told: false }).logouts +=
-            1;
+        ledger.accounts.entry(account).or_default().granted.push_back(now);
         Grant::Granted
     }
 
@@ -150,26 +149,24 @@ impl SharedBudget {
 impl Ledger {
     fn spare(&mut self, now: Timestamp, budget: &Budget, account: [u8; 16]) -> Option<Grant> {
         let allowed = budget.logouts_per_user_per_day_max;
-        if let Some(known) = self.accounts.get(&account)
-            && now.since(known.since) >= DAY
-        {
-            self.accounts.remove(&account);
-        }
         if self.accounts.len() >= ACCOUNTS_MAX && !self.accounts.contains_key(&account) {
-            self.accounts.retain(|_, known| now.since(known.since) < DAY);
+            self.accounts.retain(|_, known| known.granted.back().is_some_and(|at| now.since(*at) < DAY));
             if self.accounts.len() >= ACCOUNTS_MAX {
                 return Some(Grant::AccountSpared { allowed, first: false });
             }
         }
-        if let Some(known) = self.accounts.get_mut(&account) {
-            if known.logouts >= allowed {
-                let first = !std::mem::replace(&mut known.told, true);
-                return Some(Grant::AccountSpared { allowed, first });
-            }
-        } else if allowed == 0 {
-            return Some(Grant::AccountSpared { allowed, first: false });
+        let Some(known) = self.accounts.get_mut(&account) else {
+            return (allowed == 0).then_some(Grant::AccountSpared { allowed, first: false });
+        };
+        while known.granted.front().is_some_and(|at| now.since(*at) >= DAY) {
+            known.granted.pop_front();
+            known.told = false;
         }
-        None
+        if known.granted.len() < allowed as usize {
+            return None;
+        }
+        let first = !std::mem::replace(&mut known.told, true);
+        Some(Grant::AccountSpared { allowed, first })
     }
 }
 

@@ -8,9 +8,9 @@
 use crate::document::nearest;
 use crate::facts::{FACTS, FactKind, FactValue, Facts, find};
 use cel::common::ast::{Expr, IdedExpr, LiteralValue, SourceInfo, operators};
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Longest condition, in bytes: a screen full.

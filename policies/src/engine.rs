@@ -178,7 +178,7 @@ pub enum Action {
     Pardon,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     Shadow,
@@ -557,6 +557,10 @@ impl Engine {
             let Some(tracked) = self.sessions.get_mut(&session) else { continue };
             tracked.last_seen = tracked.last_seen.min(now);
             tracked.rate = RequestRate::default();
+            tracked.challenge_passed_at = tracked.challenge_passed_at.map(|at| at.min(now));
+            for spoken in &mut tracked.spoke {
+                spoken.at = spoken.at.min(now);
+            }
             self.by_last_seen.insert((tracked.last_seen, session));
             if tracked.standing != Standing::Allow && !tracked.revoked {
                 let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -931,5 +935,7 @@ fn incident_id(now: Timestamp, shard: u8, incidents: &mut u64, session: SessionI
     id
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -1,3 +1,5 @@
+//! What conditions mean, and what is refused before it runs.
+
 use super::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

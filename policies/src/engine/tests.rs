@@ -1,3 +1,5 @@
+//! Stories of single sessions: inputs in, effects out.
+
 use super::*;
 use gaitway_models::Evidence;
 

@@ -1,3 +1,5 @@
+//! What policy files may say and how their mistakes are told.
+
 use super::*;
 use crate::document::Mistake;
 
