@@ -1,21 +1,38 @@
 //! From a session's summary to an assessment: scores, evidence, modality, reasons.
+//!
+//! Each channel of input has its own expert; an expert without enough input of its kind, or outside
+//! the stratum it learnt, says nothing, and saying nothing adds nothing. Must not know: policies.
 
-use crate::session::Session;
+use crate::artifact::{Artifact, Asks, ExpertChannel, Span, short_hash};
+use crate::features::{self, FEATURE_COUNT, FEATURES, Feature};
+use crate::forest::{FEATURES_MAX, Forest, Slots};
+use crate::sequential::{WINDOW_NATS_MAX, cusum};
+use crate::session::{LedgerReason, Session, Window, WindowRow};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The running model: forest, calibration, feature ranges.
+/// The running model: forests, calibration, feature ranges.
 #[derive(Debug)]
-pub struct Detector {}
+pub struct Detector {
+    experts: Vec<Expert>,
+    threshold: f32,
+    calibrated: bool,
+    model: String,
+    usual: [(f32, f32); FEATURE_COUNT],
+}
 
 /// What is known about a session now. Scores are `None` until there is evidence.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Assessment {
-    /// Calibrated probability that the latest evidence window came from a bot, 0 to 1.
+    /// Calibrated probability that the latest evidence window came from a bot, 0 to 1, at even odds.
     pub bot_score: Option<f32>,
     /// Evidence accumulated over the session for "bot" (CUSUM of clipped log-likelihood ratios, nats).
     /// Never moved by missing telemetry. No single window moves it by more than 2.
     pub bot_evidence: f32,
+    /// Evidence at which the model calls a session a bot, nats; from whole human sessions. As large as
+    /// a float can be while there is no model, so that nothing reaches it.
+    #[serde(default = "unreachable_threshold")]
+    pub bot_threshold: f32,
     /// Windows assessed so far.
     pub windows: u32,
     pub evidence: Evidence,
@@ -25,6 +42,10 @@ pub struct Assessment {
     pub reasons: Vec<Reason>,
     /// False while the model has not learnt this site: shows, never logs out by itself.
     pub calibrated: bool,
+    /// The browser says of itself that a program drives it (navigator.webdriver). A fact for policies;
+    /// it moves no score.
+    #[serde(default)]
+    pub automation: bool,
     /// Hash of the model artefact, 16 hex digits.
     pub model: String,
 }
@@ -56,7 +77,7 @@ pub enum TelemetryState {
     Unexpected,
     /// A page with a collector was served, nothing arrived (ad blocker, no script, …).
     Missing,
-    /// Batches arrive, too few to judge.
+    /// Batches arrive, or are still due, too few to judge.
     Gathering,
     /// Enough evidence to judge.
     Sufficient,
@@ -78,13 +99,419 @@ pub struct Reason {
     pub text: String,
 }
 
+impl Default for Assessment {
+    fn default() -> Assessment {
+        Assessment {
+            bot_score: None,
+            bot_evidence: 0.0,
+            bot_threshold: unreachable_threshold(),
+            windows: 0,
+            evidence: Evidence::default(),
+            modality: Modality::None,
+            telemetry: TelemetryState::Unexpected,
+            reasons: Vec::new(),
+            calibrated: false,
+            automation: false,
+            model: String::new(),
+        }
+    }
+}
+
 impl Detector {
     /// Loads a model file's bytes; refuses a hash, version or feature-table mismatch with a plain message.
-    pub fn load(_artifact: &[u8]) -> Result<Detector, String> {
-        todo!()
+    pub fn load(artifact: &[u8]) -> Result<Detector, String> {
+        let decoded = Artifact::decode(artifact).map_err(|e| e.to_string())?;
+        Ok(Detector::new(decoded, short_hash(artifact)))
     }
+
     /// Assesses a session after new evidence. Updates the session's evidence ledger once per completed window.
-    pub fn assess(&self, _now: Timestamp, _session: &mut Session) -> Assessment {
-        todo!()
+    pub fn assess(&self, now: Timestamp, session: &mut Session) -> Assessment {
+        for window in session.take_windows() {
+            let Some(judgement) = self.judge(&window) else { continue };
+            let ledger = &mut session.ledger;
+            ledger.evidence = cusum(ledger.evidence, judgement.log_ratio);
+            ledger.scored = ledger.scored.saturating_add(1);
+            ledger.score = Some(probability(judgement.log_ratio));
+            ledger.reasons = judgement.reasons;
+        }
+        let ledger = &session.ledger;
+        Assessment {
+            bot_score: ledger.score,
+            bot_evidence: ledger.evidence,
+            bot_threshold: self.threshold,
+            windows: ledger.scored,
+            evidence: session.evidence(),
+            modality: session.modality(),
+            telemetry: session.telemetry(now),
+            reasons: ledger.reasons.iter().flatten().map(|reason| self.reason(reason)).collect(),
+            calibrated: self.calibrated,
+            automation: session.environment().is_some_and(|environment| environment.automation),
+            model: self.model.clone(),
+        }
+    }
+
+    /// Evidence at which a session is called a bot, nats.
+    pub fn threshold(&self) -> f32 {
+        self.threshold
+    }
+
+    /// What one window says, in nats for "bot"; `None` when no expert may speak.
+    pub fn window_log_ratio(&self, window: &Window) -> Option<f32> {
+        fuse(self.experts.iter().filter_map(|e| Some((e.channel, e.log_ratio(e.row(window)?)?))))
+    }
+
+    pub(crate) fn new(artifact: Artifact, model: String) -> Detector {
+        let experts = artifact.card.experts.iter().zip(artifact.forests).map(|(card, forest)| Expert {
+            channel: card.channel,
+            span: card.span,
+            features: card
+                .features
+                .iter()
+                .filter_map(|name| features::index(name))
+                .map(|i| i as u8)
+                .collect(),
+            forest,
+            slope: card.slope,
+            intercept: card.intercept,
+            nats_max: card.nats_max,
+            asks: card.asks,
+        });
+        let experts = experts.collect();
+        let mut usual = [(f32::NAN, f32::NAN); FEATURE_COUNT];
+        for range in &artifact.card.usual {
+            if let Some(i) = features::index(&range.feature) {
+                usual[i] = (range.low, range.high);
+            }
+        }
+        let card = artifact.card;
+        Detector { experts, threshold: card.threshold.nats, calibrated: card.calibrated, model, usual }
+    }
+
+    fn judge(&self, window: &Window) -> Option<Judgement> {
+        let mut contributions = [0.0; FEATURE_COUNT];
+        let mut says = [None; crate::artifact::EXPERTS_MAX];
+        for (expert, says) in self.experts.iter().zip(&mut says) {
+            if let Some(row) = expert.row(window)
+                && let Some(log_ratio) = expert.explain(row, &mut contributions)
+            {
+                *says = Some((expert.channel, log_ratio));
+            }
+        }
+        let log_ratio = fuse(says.into_iter().flatten())?;
+        let features = window.long.as_ref().map_or(&window.short.features, |long| &long.features);
+        let mut reasons = [None; 5];
+        for reason in &mut reasons {
+            let mut strongest = 0;
+            for i in 1..FEATURE_COUNT {
+                if contributions[i].abs() > contributions[strongest].abs() {
+                    strongest = i;
+                }
+            }
+            let contribution = std::mem::take(&mut contributions[strongest]);
+            if contribution.abs() < CONTRIBUTION_MIN || features[strongest].is_nan() {
+                continue;
+            }
+            *reason =
+                Some(LedgerReason { feature: strongest as u8, value: features[strongest], contribution });
+        }
+        Some(Judgement { log_ratio, reasons })
+    }
+
+    fn reason(&self, reason: &LedgerReason) -> Reason {
+        let at = reason.feature as usize;
+        let feature = &FEATURES[at];
+        let (low, high) = self.usual[at];
+        let (value, low, high) = (feature.shown(reason.value), feature.shown(low), feature.shown(high));
+        Reason {
+            feature: feature.name.to_string(),
+            unit: feature.unit.to_string(),
+            value,
+            usual_low: low,
+            usual_high: high,
+            contribution: reason.contribution,
+            text: sentence(feature, value, low, high, reason.contribution),
+        }
+    }
+}
+
+/// One forest at work.
+#[derive(Debug)]
+struct Expert {
+    channel: ExpertChannel,
+    span: Span,
+    features: Vec<u8>,
+    forest: Forest,
+    slope: f32,
+    intercept: f32,
+    nats_max: f32,
+    asks: Asks,
+}
+
+struct Judgement {
+    log_ratio: f32,
+    reasons: [Option<LedgerReason>; 5],
+}
+
+impl Expert {
+    fn row<'a>(&self, window: &'a Window) -> Option<&'a WindowRow> {
+        let row = match self.span {
+            Span::Short => Some(&window.short),
+            Span::Long => window.long.as_ref(),
+        };
+        row.filter(|row| self.asks.are_met(row))
+    }
+
+    fn slots(&self, row: &WindowRow) -> Slots {
+        Slots::new(self.features.iter().map(|&i| row.features[i as usize]))
+    }
+
+    fn log_ratio(&self, row: &WindowRow) -> Option<f32> {
+        let score = self.forest.predict(&self.slots(row));
+        let log_ratio = calibrate(score, self.slope, self.intercept);
+        log_ratio.is_finite().then(|| log_ratio.clamp(-self.nats_max, self.nats_max))
+    }
+
+    fn explain(&self, row: &WindowRow, contributions: &mut [f32; FEATURE_COUNT]) -> Option<f32> {
+        let mut own = [0.0; FEATURES_MAX];
+        self.forest.attribute(&self.slots(row), &mut own);
+        for (&feature, own) in self.features.iter().zip(own) {
+            contributions[feature as usize] += own;
+        }
+        self.log_ratio(row)
+    }
+}
+
+impl Asks {
+    /// Whether a window holds enough of what an expert learnt on.
+    pub(crate) fn are_met(&self, row: &WindowRow) -> bool {
+        let support = &row.support;
+        let interval = row.features[MOVE_INTERVAL];
+        support.moves >= self.moves
+            && support.strokes >= self.strokes
+            && support.grid_steps >= self.grid_steps
+            && support.clicks >= self.clicks
+            && support.keys >= self.keys
+            && self.move_interval_ms_max.is_none_or(|max| interval.exp() <= max)
+    }
+}
+
+/// Forest share to log-likelihood ratio (Platt's scaling on the logit).
+pub(crate) fn calibrate(score: f32, slope: f32, intercept: f32) -> f32 {
+    slope * logit(score) + intercept
+}
+
+/// Log odds, kept finite: a hundred trees of one mind are not certainty.
+pub(crate) fn logit(score: f32) -> f32 {
+    let score = score.clamp(0.005, 0.995);
+    (score / (1.0 - score)).ln()
+}
+
+/// Joins what the experts say. The long and the short window of one channel look at the same input and
+/// are averaged; channels are added, as different kinds of input fail for different reasons. The sum
+/// stays within what a single window may say.
+pub(crate) fn fuse(says: impl Iterator<Item = (ExpertChannel, f32)>) -> Option<f32> {
+    let mut sums = [(0.0, 0.0); 3];
+    for (channel, log_ratio) in says {
+        let (sum, n) = &mut sums[channel as usize];
+        *sum += log_ratio;
+        *n += 1.0;
+    }
+    if sums.iter().all(|(_, n)| *n == 0.0) {
+        return None;
+    }
+    let total: f32 = sums.iter().filter(|(_, n)| *n > 0.0).map(|(sum, n)| sum / n).sum();
+    Some(total.clamp(-SCORE_NATS_MAX, SCORE_NATS_MAX))
+}
+
+/// Probability of "bot" at even odds.
+pub(crate) fn probability(log_ratio: f32) -> f32 {
+    1.0 / (1.0 + (-log_ratio).exp())
+}
+
+fn sentence(feature: &Feature, value: f32, low: f32, high: f32, contribution: f32) -> String {
+    let side = match contribution > 0.0 {
+        true => "Speaks for a bot",
+        false => "Speaks for a person",
+    };
+    if low.is_nan() || high.is_nan() {
+        return format!("{} Here {value:.3} {}. {side}.", feature.doc, feature.unit);
+    }
+    format!("{} Here {value:.3}, people usually {low:.3} to {high:.3} {}. {side}.", feature.doc, feature.unit)
+}
+
+fn unreachable_threshold() -> f32 {
+    f32::MAX
+}
+
+/// Where the stratum of a recording is read.
+const MOVE_INTERVAL: usize = match position_of("move_interval") {
+    Some(at) => at,
+    None => panic!("the feature table has a move interval"),
+};
+
+const fn position_of(name: &str) -> Option<usize> {
+    let mut i = 0;
+    while i < FEATURE_COUNT {
+        let (a, b) = (FEATURES[i].name.as_bytes(), name.as_bytes());
+        let mut same = a.len() == b.len();
+        let mut k = 0;
+        while same && k < a.len() {
+            same = a[k] == b[k];
+            k += 1;
+        }
+        if same {
+            return Some(i);
+        }
+        i += 1;
+    }
+    None
+}
+
+/// A score never claims more than this; the ledger takes at most `WINDOW_NATS_MAX` of it.
+const SCORE_NATS_MAX: f32 = 6.0;
+const _: () = assert!(SCORE_NATS_MAX >= WINDOW_NATS_MAX);
+/// Contributions below half a percent explain nothing.
+const CONTRIBUTION_MIN: f32 = 0.005;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Batch;
+    use crate::session::RequestSeen;
+    use crate::sim::{BotKind, Visitor};
+
+    fn detector() -> Detector {
+        Detector::load(crate::DEFAULT_MODEL).unwrap()
+    }
+
+    /// Assessments of a visitor after every two seconds.
+    fn watch(visitor: &mut Visitor, seconds: u64) -> Vec<Assessment> {
+        let (detector, mut session) = (detector(), Session::new(Timestamp(0)));
+        let step = |i| {
+            let now = Timestamp(i * 2000);
+            session.observe(now, 1, &visitor.next_batch(2.0));
+            detector.assess(now, &mut session)
+        };
+        (1..=seconds / 2).map(step).collect()
+    }
+
+    fn reached(assessments: &[Assessment]) -> Option<usize> {
+        assessments.iter().position(|a| a.bot_evidence >= a.bot_threshold).map(|i| 2 * (i + 1))
+    }
+
+    #[test]
+    fn an_even_straight_bot_is_known_within_forty_seconds_of_active_input() {
+        for seed in 5_000..5_020 {
+            let seen = watch(&mut Visitor::bot(BotKind::LinearEven, seed), 80);
+            let at = reached(&seen).unwrap_or(usize::MAX);
+            let active = seen.get(at / 2 - 1).map_or(f32::INFINITY, |a| a.evidence.seconds);
+            assert!(active <= 42.0, "seed {seed}: {active} active seconds");
+        }
+    }
+
+    #[test]
+    fn clumsy_bots_of_other_kinds_are_known_within_two_minutes() {
+        for kind in [BotKind::Teleport, BotKind::JitteredLinear, BotKind::Typist] {
+            for seed in 5_000..5_010 {
+                let seen = watch(&mut Visitor::bot(kind, seed), 120);
+                assert!(reached(&seen).is_some(), "{} with seed {seed} passed for a person", kind.name());
+            }
+        }
+    }
+
+    #[test]
+    fn people_stay_well_below_the_threshold() {
+        for seed in 5_000..5_060 {
+            let seen = watch(&mut Visitor::person(seed), 180);
+            let worst = seen.iter().map(|a| a.bot_evidence / a.bot_threshold).fold(0.0, f32::max);
+            assert!(worst < 0.7, "person {seed} got to {worst} of the threshold");
+        }
+    }
+
+    #[test]
+    fn no_batch_however_long_decides_alone() {
+        let (detector, mut session) = (detector(), Session::new(Timestamp(0)));
+        let batch = Visitor::bot(BotKind::LinearEven, 1).next_batch(19.0);
+        session.observe(Timestamp(19_000), 1, &batch);
+        let assessment = detector.assess(Timestamp(19_000), &mut session);
+        assert!(assessment.bot_evidence < assessment.bot_threshold);
+    }
+
+    #[test]
+    fn without_telemetry_there_is_no_score_and_no_evidence() {
+        let (detector, mut session) = (detector(), Session::new(Timestamp(0)));
+        for i in 0..500 {
+            session.observe_request(
+                Timestamp(i * 100),
+                RequestSeen { navigation: true, path_hash: i, collector_injected: true },
+            );
+            session.observe(Timestamp(i * 100), 1, &Batch { sequence: i as u32, ..Batch::default() });
+        }
+        let assessment = detector.assess(Timestamp(50_000), &mut session);
+        assert_eq!((assessment.bot_score, assessment.bot_evidence, assessment.windows), (None, 0.0, 0));
+        assert_eq!(assessment.modality, Modality::None);
+    }
+
+    #[test]
+    fn no_missing_feature_raises_what_a_window_says() {
+        let detector = detector();
+        let mut session = Session::new(Timestamp(0));
+        let mut visitor = Visitor::person(11);
+        for i in 1..60 {
+            session.observe(Timestamp(i * 2000), 1, &visitor.next_batch(2.0));
+        }
+        let Some(full) = session.take_windows().last() else { panic!("two minutes give a window") };
+        let mut bare = full;
+        let blank = |row: &mut WindowRow| {
+            let interval = row.features[MOVE_INTERVAL];
+            row.features.fill(f32::NAN);
+            row.features[MOVE_INTERVAL] = interval;
+        };
+        blank(&mut bare.short);
+        bare.long.iter_mut().for_each(blank);
+        let says = detector.window_log_ratio(&bare).unwrap_or(0.0);
+        assert!(says <= 0.0, "a window of unknowns says {says}");
+    }
+
+    #[test]
+    fn a_score_comes_with_reasons_that_people_can_read() {
+        let seen = watch(&mut Visitor::bot(BotKind::LinearEven, 7), 60);
+        let last = seen.last().unwrap();
+        assert!(last.bot_score.unwrap() > 0.9);
+        assert!(!last.reasons.is_empty() && last.reasons.len() <= 5);
+        for pair in last.reasons.windows(2) {
+            assert!(pair[0].contribution.abs() >= pair[1].contribution.abs());
+        }
+        let first = &last.reasons[0];
+        assert!(first.contribution > 0.0 && first.text.contains("Speaks for a bot"), "{first:?}");
+        let json = serde_json::to_string(last).unwrap();
+        assert_eq!(&serde_json::from_str::<Assessment>(&json).unwrap(), last);
+    }
+
+    #[test]
+    fn nothing_reaches_the_threshold_of_an_assessment_without_a_model() {
+        let unknown = Assessment::default();
+        assert!(unknown.bot_evidence < unknown.bot_threshold);
+        let json = serde_json::to_string(&unknown).unwrap();
+        assert_eq!(serde_json::from_str::<Assessment>(&json).unwrap(), unknown);
+    }
+
+    #[test]
+    fn a_driven_browser_is_a_fact_and_moves_no_score() {
+        let assess = |automation| {
+            let (detector, mut session) = (detector(), Session::new(Timestamp(0)));
+            let mut visitor = Visitor::person(4);
+            for i in 1..40 {
+                let mut batch = visitor.next_batch(2.0);
+                if let Some(environment) = &mut batch.environment {
+                    environment.automation = automation;
+                }
+                session.observe(Timestamp(i * 2000), 1, &batch);
+            }
+            detector.assess(Timestamp(80_000), &mut session)
+        };
+        let (plain, driven) = (assess(false), assess(true));
+        assert!(driven.automation && !plain.automation);
+        assert_eq!((plain.bot_score, plain.bot_evidence), (driven.bot_score, driven.bot_evidence));
     }
 }

@@ -3,13 +3,25 @@
 //! Pure: no sockets, files, clock, OS randomness, async or environment. Time and seeds are
 //! arguments. Must not know: policies, sessions' identities, what happens after an assessment.
 
+pub mod artifact;
+pub mod dataset;
 pub mod detector;
 pub mod event;
+pub mod features;
+pub mod forest;
+pub mod sequential;
 pub mod session;
 pub mod sim;
+pub mod stats;
+pub mod summary;
 pub mod time;
+pub mod train;
 
 pub use detector::{Assessment, Detector, Evidence, Modality, Reason, TelemetryState};
 pub use event::{Batch, DecodeError};
 pub use session::Session;
 pub use time::Timestamp;
+
+/// The shipped cold-start model, which knows no site: it shows, and never logs anyone out by itself.
+/// `gaitway train` makes it, from the sources its card names.
+pub static DEFAULT_MODEL: &[u8] = include_bytes!("../artifacts/default.model");

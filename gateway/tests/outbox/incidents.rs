@@ -41,6 +41,7 @@ fn assessment() -> Assessment {
     Assessment {
         bot_score: Some(0.97),
         bot_evidence: 11.5,
+        bot_threshold: 8.0,
         windows: 6,
         evidence: Evidence { seconds: 21.0, events: 1430 },
         modality: Modality::Mouse,
@@ -55,6 +56,7 @@ fn assessment() -> Assessment {
             text: "the pointer moves faster than people's".into(),
         }],
         calibrated: true,
+        automation: false,
         model: "00112233445566aa".into(),
     }
 }

@@ -60,6 +60,65 @@ impl Recorder {
     }
 }
 
+/// Records a person's or bot's events anew: another display, mouse, zoom and clock, and a mirror now and
+/// then. Movement is kept; what the first recorder left in it is washed out as far as it can be.
+pub fn record_anew(events: &[Event], rng: &mut ChaCha8Rng) -> Vec<Event> {
+    let mut recorder = Recorder::new(rng);
+    let zoom = rng.random_range(0.65..1.5);
+    let pace = rng.random_range(0.9..1.1);
+    let mirror = [rng.random_bool(0.5), rng.random_bool(0.5), rng.random_bool(0.3)];
+    // Drivers, buses and busy pages deliver late and unevenly; some recorders hardly, some by a frame.
+    let late_us = [0.0, 0.0, 1_000.0, 3_000.0, 6_000.0][rng.random_range(0..5)];
+    let place = |x: f32, y: f32| {
+        let (x, y) = if mirror[2] { (y, x) } else { (x, y) };
+        let flip = |v: f32, flipped: bool| f64::from(if flipped { -v } else { v }) * zoom;
+        (flip(x, mirror[0]), flip(y, mirror[1]))
+    };
+    let mut out = VecDeque::with_capacity(events.len());
+    let mut last: Option<(f64, f64, f64)> = None;
+    // Samples of the present movement; handed over before any other event, so that order is kept.
+    let mut samples: Vec<(f64, f64, f64)> = Vec::new();
+    for event in events {
+        let at = event.at_us as f64 * pace;
+        let EventKind::PointerMove { pointer: PointerType::Mouse, x, y, .. } = event.kind else {
+            recorder.record(samples.drain(..), &mut out);
+            let mut kind = event.kind;
+            if let EventKind::PointerDown { x, y, .. }
+            | EventKind::PointerUp { x, y, .. }
+            | EventKind::Click { x, y, .. } = &mut kind
+            {
+                let placed = place(*x, *y);
+                (*x, *y) = (placed.0.round() as f32, placed.1.round() as f32);
+            }
+            out.push_back(Event { at_us: tick(at), kind, ..*event });
+            continue;
+        };
+        let (x, y) = place(x, y);
+        let at = at + late_us * rng.random::<f64>();
+        match last {
+            Some((t, fx, fy)) if at > t && at - t <= INTERPOLATED_MAX_US => {
+                // The device reports at its own beat, which is never quite even.
+                let mut sample = t + recorder.sample_us * rng.random_range(0.5..1.0);
+                while sample < at {
+                    let share = (sample - t) / (at - t);
+                    samples.push((sample, fx + (x - fx) * share, fy + (y - fy) * share));
+                    sample += recorder.sample_us * rng.random_range(0.85..1.15);
+                }
+                samples.push((at, x, y));
+            }
+            _ => samples.push((at, x, y)),
+        }
+        last = Some((at, x, y));
+    }
+    recorder.record(samples.drain(..), &mut out);
+    let mut out: Vec<Event> = out.into();
+    out.sort_by_key(|event| event.at_us);
+    out
+}
+
+/// Across longer gaps the pointer stood still.
+const INTERPOLATED_MAX_US: f64 = 100_000.0;
+
 struct Gathered {
     frame: f64,
     at_us: f64,

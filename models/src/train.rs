@@ -1,0 +1,537 @@
+//! From recordings to a model file; the only place that names linfa.
+//!
+//! People and bot families are held out in folds: what calibrates, and what sets the threshold, comes
+//! from forests that never saw the person or the family. The shipped forests then learn from all.
+//! Must not know: files, progress bars, command lines.
+
+pub mod calibrate;
+pub mod forest;
+
+use crate::artifact::{Artifact, Asks, Card, Expert, ExpertChannel, SourceUsed, Span, Usual};
+use crate::dataset::{self, Recording};
+use crate::detector::{calibrate, fuse};
+use crate::event::Event;
+use crate::features::{self, BoundTo, FEATURE_COUNT, FEATURES, Row};
+use crate::forest::{Forest, Slots};
+use crate::sequential::{self, cusum};
+use crate::session::{Window, WindowRow};
+use crate::sim::{BotKind, Visitor, recorder};
+use forest::{ForestParams, Missing};
+use linfa::dataset::DatasetBase;
+use linfa::traits::Fit;
+use ndarray::{Array1, Array2};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use thiserror::Error;
+
+/// How a model is made; the same recipe and recordings give the same bytes.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub seed: u64,
+    pub name: String,
+    pub trees: usize,
+    pub depth_max: usize,
+    pub leaf_rows_min: u32,
+    /// Times each recording is recorded anew, beside as it is.
+    pub renewals: u32,
+    /// Simulated people; bots are as many, of all kinds but replay.
+    pub simulated: u32,
+    pub folds: usize,
+    /// Share of human sessions that may reach the threshold.
+    pub false_alarm: f32,
+}
+
+impl Default for Recipe {
+    fn default() -> Recipe {
+        Recipe {
+            seed: 1,
+            name: "cold-start".into(),
+            trees: 64,
+            depth_max: 9,
+            leaf_rows_min: 6,
+            renewals: 2,
+            simulated: 150,
+            folds: 5,
+            false_alarm: 0.01,
+        }
+    }
+}
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum TrainError {
+    #[error(
+        "training needs windows of at least two people and two bot families; found {people} and {families}"
+    )]
+    TooFew { people: usize, families: usize },
+    #[error("a forest could not be grown: {0}")]
+    Forest(String),
+}
+
+/// What training is doing, for whoever watches.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    pub step: usize,
+    pub steps: usize,
+    pub what: String,
+}
+
+/// What the recipe says of each recording while the person or family behind it was held out.
+#[derive(Clone, Debug)]
+pub struct HeldOut {
+    pub source: String,
+    pub user: String,
+    pub family: Option<String>,
+    pub session: String,
+    pub windows: Vec<HeldOutWindow>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct HeldOutWindow {
+    /// Log-likelihood ratio of the last 10 s alone, the last 30 s alone, and what the ledger gets.
+    pub short: Option<f32>,
+    pub long: Option<f32>,
+    pub fused: Option<f32>,
+}
+
+impl HeldOut {
+    /// Evidence after each window of the session.
+    pub fn evidence(&self) -> impl Iterator<Item = f32> + '_ {
+        let fused = self.windows.iter().filter_map(|window| window.fused);
+        fused.scan(0.0, |evidence, log_ratio| {
+            *evidence = cusum(*evidence, log_ratio);
+            Some(*evidence)
+        })
+    }
+}
+
+/// A model, and how its recipe did on the people and families it had not seen.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    pub artifact: Artifact,
+    pub held_out: Vec<HeldOut>,
+}
+
+/// Trains the cold-start model from recordings and the simulator.
+pub fn train(
+    recordings: &[Recording],
+    recipe: &Recipe,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Trained, TrainError> {
+    let steps = recipe.folds + 3;
+    let mut tell = |step, what: String| progress(Progress { step, steps, what });
+    tell(
+        1,
+        format!(
+            "reading windows of {} recordings and {} simulated visitors",
+            recordings.len(),
+            2 * recipe.simulated
+        ),
+    );
+    let samples = samples(recordings, recipe);
+    let subjects = Subjects::new(&samples, recipe.folds);
+    if subjects.people < 2 || subjects.families < 2 {
+        return Err(TrainError::TooFew { people: subjects.people, families: subjects.families });
+    }
+    let plans = plans();
+    let mut scores: Vec<Vec<[Option<f32>; PLANS]>> =
+        samples.iter().map(|sample| vec![[None; PLANS]; sample.windows.len()]).collect();
+    for fold in 0..recipe.folds {
+        tell(2 + fold, format!("fold {} of {}: people and bot families held out", fold + 1, recipe.folds));
+        let learnt = |sample: &Sample| subjects.fold(sample) != fold;
+        for (p, plan) in plans.iter().enumerate() {
+            let Some(forest) = plan.grow(&samples, &learnt, recipe)? else { continue };
+            for (sample, scores) in samples.iter().zip(&mut scores).filter(|(sample, _)| !learnt(sample)) {
+                for (window, scores) in sample.windows.iter().zip(scores) {
+                    scores[p] = plan.row(window).map(|row| forest.predict(&plan.slots(row)));
+                }
+            }
+        }
+    }
+    tell(2 + recipe.folds, "calibrating on what was held out".into());
+    let calibrations: Vec<Calibration> = (0..PLANS).map(|p| Calibration::fit(p, &samples, &scores)).collect();
+    let held_out = held_out(&samples, &scores, &plans, &calibrations);
+    let people = held_out.iter().filter(|session| session.family.is_none());
+    let maxima = people.map(|session| session.evidence().fold(0.0, f32::max)).collect();
+    let threshold = sequential::threshold(maxima, recipe.false_alarm);
+    tell(3 + recipe.folds, "growing the forests on everything".into());
+    let (mut experts, mut forests) = (Vec::new(), Vec::new());
+    for (plan, calibration) in plans.iter().zip(&calibrations) {
+        if let Some(forest) = plan.grow(&samples, &|_| true, recipe)? {
+            experts.push(plan.expert(calibration));
+            forests.push(forest);
+        }
+    }
+    let card = Card {
+        name: recipe.name.clone(),
+        program: format!("gaitway {}", env!("CARGO_PKG_VERSION")),
+        feature_table: features::table_hash(),
+        seed: recipe.seed,
+        sources: sources(&samples),
+        users: subjects.names(&samples, |sample| sample.family.is_none().then(|| sample.user.clone())),
+        families: subjects.names(&samples, |sample| sample.family.clone()),
+        calibrated: false,
+        threshold,
+        experts,
+        usual: usual(&samples),
+    };
+    Ok(Trained { artifact: Artifact { card, forests }, held_out })
+}
+
+/// One recording, as it is or recorded anew, with its windows.
+struct Sample {
+    source: String,
+    licence: String,
+    user: String,
+    family: Option<String>,
+    session: String,
+    /// As recorded: counts for calibration, thresholds and reports.
+    original: bool,
+    windows: Vec<Window>,
+}
+
+fn samples(recordings: &[Recording], recipe: &Recipe) -> Vec<Sample> {
+    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ 0x5A3);
+    let mut samples = Vec::new();
+    for recording in dataset::join_short(recordings.to_vec()) {
+        for renewal in 0..=recipe.renewals {
+            let events = match renewal {
+                0 => recording.events.clone(),
+                _ => recorder::record_anew(&recording.events, &mut rng),
+            };
+            samples.push(Sample {
+                source: recording.source.clone(),
+                licence: recording.licence.clone(),
+                user: recording.user.clone(),
+                family: recording.family.clone(),
+                session: recording.session.clone(),
+                original: renewal == 0,
+                windows: dataset::windows(&events),
+            });
+        }
+    }
+    for i in 0..recipe.simulated {
+        let seed = recipe.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(i));
+        let kinds: Vec<BotKind> = BotKind::ALL.into_iter().filter(|kind| *kind != BotKind::Replay).collect();
+        let kind = kinds[i as usize % kinds.len()];
+        let person = (format!("sim_{i}"), None, Visitor::person(seed));
+        let bot = ("sim_bot".to_string(), Some(format!("sim_{}", kind.name())), Visitor::bot(kind, seed));
+        for (user, family, mut visitor) in [person, bot] {
+            let session = family.clone().unwrap_or_else(|| "person".into());
+            samples.push(Sample {
+                source: SIMULATOR.into(),
+                licence: "Apache-2.0, this project".into(),
+                user,
+                family,
+                session: format!("{SIMULATOR}/{session}_{i}"),
+                original: true,
+                windows: dataset::windows(&simulated_events(&mut visitor)),
+            });
+        }
+    }
+    samples.retain(|sample| !sample.windows.is_empty());
+    samples
+}
+
+fn simulated_events(visitor: &mut Visitor) -> Vec<Event> {
+    (0..SIMULATED_BATCHES).flat_map(|_| visitor.next_batch(2.0).events).collect()
+}
+
+/// Which people and bot families stand in which fold.
+struct Subjects {
+    folds: BTreeMap<(bool, String), usize>,
+    people: usize,
+    families: usize,
+}
+
+impl Subjects {
+    fn new(samples: &[Sample], folds: usize) -> Subjects {
+        let keys: BTreeSet<_> = samples.iter().map(Subjects::key).collect();
+        let (mut people, mut families) = (0, 0);
+        let folds = keys
+            .into_iter()
+            .map(|key| {
+                let count = if key.0 { &mut families } else { &mut people };
+                *count += 1;
+                (key, *count % folds.max(2))
+            })
+            .collect();
+        Subjects { folds, people, families }
+    }
+
+    fn key(sample: &Sample) -> (bool, String) {
+        match &sample.family {
+            Some(family) => (true, kin(family).to_string()),
+            None => (false, sample.user.clone()),
+        }
+    }
+
+    fn fold(&self, sample: &Sample) -> usize {
+        self.folds.get(&Subjects::key(sample)).copied().unwrap_or(0)
+    }
+
+    fn names(&self, samples: &[Sample], of: impl Fn(&Sample) -> Option<String>) -> Vec<String> {
+        let real = samples.iter().filter(|sample| sample.source != SIMULATOR);
+        real.filter_map(of).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+/// Families that share their code are held out together: a variant of a bot is not another bot.
+fn kin(family: &str) -> &str {
+    match family {
+        "pw_linear" | "pw_linear_slow" | "sim_linear-even" => "linear",
+        "pyclick" | "os_pyclick" => "pyclick",
+        "pw_click" | "selenium_ac" | "sim_teleport" => "teleport",
+        other => other,
+    }
+}
+
+/// An expert to be: channel, span, features and what it asks for.
+struct Plan {
+    name: &'static str,
+    channel: ExpertChannel,
+    span: Span,
+    asks: Asks,
+    nats_max: f32,
+    features: Vec<usize>,
+}
+
+const PLANS: usize = 4;
+
+fn plans() -> [Plan; PLANS] {
+    let pointer = |name, span, asks| Plan {
+        name,
+        channel: ExpertChannel::Pointer,
+        span,
+        asks,
+        nats_max: 4.0,
+        features: free_features(ExpertChannel::Pointer),
+    };
+    let slow = Some(MOVE_INTERVAL_MS_MAX);
+    [
+        pointer(
+            "pointer, 10 s",
+            Span::Short,
+            Asks { moves: 30, strokes: 3, grid_steps: 50, move_interval_ms_max: slow, ..Asks::default() },
+        ),
+        pointer(
+            "pointer, 30 s",
+            Span::Long,
+            Asks { moves: 90, strokes: 6, grid_steps: 150, move_interval_ms_max: slow, ..Asks::default() },
+        ),
+        Plan {
+            name: "clicks",
+            channel: ExpertChannel::Click,
+            span: Span::Short,
+            asks: Asks { clicks: 4, ..Asks::default() },
+            // Learnt from few people: it may support, hardly carry.
+            nats_max: 1.5,
+            features: free_features(ExpertChannel::Click),
+        },
+        Plan {
+            name: "keys",
+            channel: ExpertChannel::Key,
+            span: Span::Short,
+            asks: Asks { keys: 16, ..Asks::default() },
+            // Learnt from simulated typing alone.
+            nats_max: 1.5,
+            features: free_features(ExpertChannel::Key),
+        },
+    ]
+}
+
+/// Features of a channel that depend on neither the recorder nor the page.
+fn free_features(channel: ExpertChannel) -> Vec<usize> {
+    let free =
+        |&i: &usize| FEATURES[i].channel == channel.channel() && FEATURES[i].bound_to == BoundTo::Nothing;
+    (0..FEATURE_COUNT).filter(free).collect()
+}
+
+impl Plan {
+    fn row<'a>(&self, window: &'a Window) -> Option<&'a WindowRow> {
+        let row = match self.span {
+            Span::Short => Some(&window.short),
+            Span::Long => window.long.as_ref(),
+        };
+        row.filter(|row| self.asks.are_met(row))
+    }
+
+    fn slots(&self, row: &WindowRow) -> Slots {
+        Slots::new(self.features.iter().map(|&i| row.features[i]))
+    }
+
+    /// Grows this expert's forest on the samples it may learn from; `None` without both classes.
+    fn grow(
+        &self,
+        samples: &[Sample],
+        learnt: &dyn Fn(&Sample) -> bool,
+        recipe: &Recipe,
+    ) -> Result<Option<Forest>, TrainError> {
+        let mut rows: Vec<(&Row, &Sample)> = Vec::new();
+        for sample in samples.iter().filter(|sample| learnt(sample)) {
+            rows.extend(sample.windows.iter().filter_map(|w| Some((&self.row(w)?.features, sample))));
+        }
+        let weights = weights(&rows);
+        let bots = rows.iter().filter(|(_, sample)| sample.family.is_some()).count();
+        if bots == 0 || bots == rows.len() {
+            return Ok(None);
+        }
+        let records = Array2::from_shape_fn((rows.len(), self.features.len()), |(i, j)| {
+            f64::from(rows[i].0[self.features[j]])
+        });
+        let targets = Array1::from_iter(rows.iter().map(|(_, sample)| sample.family.is_some()));
+        let data = DatasetBase::new(records, targets).with_weights(Array1::from(weights));
+        let params = ForestParams {
+            trees: recipe.trees,
+            depth_max: recipe.depth_max,
+            leaf_rows_min: recipe.leaf_rows_min,
+            features_per_split: 0,
+            class_weights: (1.0, 1.0),
+            missing: Missing::TowardsFalse,
+            seed: recipe.seed,
+        };
+        let forest = params.fit(&data).map_err(|e| TrainError::Forest(e.to_string()))?;
+        forest.flatten().map(Some).map_err(|e| TrainError::Forest(e.to_string()))
+    }
+
+    fn expert(&self, calibration: &Calibration) -> Expert {
+        Expert {
+            name: self.name.into(),
+            channel: self.channel,
+            span: self.span,
+            features: self.features.iter().map(|&i| FEATURES[i].name.to_string()).collect(),
+            slope: calibration.slope,
+            intercept: calibration.intercept,
+            nats_max: self.nats_max,
+            asks: self.asks,
+            calibrated_on: calibration.windows,
+        }
+    }
+}
+
+/// Row weights under which both classes weigh the same, within people each source, within bots each
+/// family: a thousand windows of one bot say less than a hundred of ten.
+fn weights(rows: &[(&Row, &Sample)]) -> Vec<f32> {
+    let group = |sample: &Sample| match &sample.family {
+        Some(family) => (true, family.clone()),
+        None => (false, sample.source.clone()),
+    };
+    let mut counts: BTreeMap<(bool, String), f32> = BTreeMap::new();
+    rows.iter().for_each(|(_, sample)| *counts.entry(group(sample)).or_default() += 1.0);
+    // Square roots: a small group counts for more than its size and less than a large one.
+    let mut totals = [0.0f32; 2];
+    counts.iter().for_each(|((bot, _), n)| totals[usize::from(*bot)] += n.sqrt());
+    let weight = |sample: &Sample| {
+        let key = group(sample);
+        let n = counts.get(&key).copied().unwrap_or(1.0);
+        n.sqrt() / n / totals[usize::from(key.0)] * rows.len() as f32
+    };
+    rows.iter().map(|(_, sample)| weight(sample)).collect()
+}
+
+struct Calibration {
+    slope: f32,
+    intercept: f32,
+    windows: (u32, u32),
+}
+
+impl Calibration {
+    fn fit(plan: usize, samples: &[Sample], scores: &[Vec<[Option<f32>; PLANS]>]) -> Calibration {
+        let key = |sample: &Sample| {
+            (sample.family.is_some(), sample.family.clone().unwrap_or_else(|| sample.source.clone()))
+        };
+        let mut rows: Vec<(f32, bool, (bool, String))> = Vec::new();
+        for (sample, scores) in samples.iter().zip(scores) {
+            rows.extend(
+                scores.iter().filter_map(|score| Some((score[plan]?, sample.family.is_some(), key(sample)))),
+            );
+        }
+        let mut counts: BTreeMap<&(bool, String), f32> = BTreeMap::new();
+        rows.iter().for_each(|(_, _, key)| *counts.entry(key).or_default() += 1.0);
+        let weighted: Vec<(f32, bool, f32)> =
+            rows.iter().map(|(score, is_bot, key)| (*score, *is_bot, 1.0 / counts[key].sqrt())).collect();
+        let (slope, intercept) = calibrate::platt(&weighted);
+        let bots = rows.iter().filter(|(_, is_bot, _)| *is_bot).count() as u32;
+        Calibration { slope, intercept, windows: (rows.len() as u32 - bots, bots) }
+    }
+}
+
+fn held_out(
+    samples: &[Sample],
+    scores: &[Vec<[Option<f32>; PLANS]>],
+    plans: &[Plan; PLANS],
+    calibrations: &[Calibration],
+) -> Vec<HeldOut> {
+    let says = |scores: &[Option<f32>; PLANS], span: Option<Span>| {
+        let speaking = (0..PLANS).filter(|&p| {
+            span.is_none_or(|s| plans[p].channel != ExpertChannel::Pointer || plans[p].span == s)
+        });
+        fuse(speaking.filter_map(|p| {
+            let Calibration { slope, intercept, .. } = calibrations[p];
+            let log_ratio = calibrate(scores[p]?, slope, intercept);
+            Some((plans[p].channel, log_ratio.clamp(-plans[p].nats_max, plans[p].nats_max)))
+        }))
+    };
+    let originals = samples.iter().zip(scores).filter(|(sample, _)| sample.original);
+    originals
+        .map(|(sample, scores)| HeldOut {
+            source: sample.source.clone(),
+            user: sample.user.clone(),
+            family: sample.family.clone(),
+            session: sample.session.clone(),
+            windows: scores
+                .iter()
+                .zip(&sample.windows)
+                .map(|(scores, window)| HeldOutWindow {
+                    short: says(scores, Some(Span::Short)),
+                    long: window.long.as_ref().and_then(|_| says(scores, Some(Span::Long))),
+                    fused: says(scores, None),
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+fn sources(samples: &[Sample]) -> Vec<SourceUsed> {
+    let mut sources: BTreeMap<&str, SourceUsed> = BTreeMap::new();
+    for sample in samples.iter().filter(|sample| sample.original) {
+        let source = sources.entry(&sample.source).or_insert_with(|| SourceUsed {
+            name: sample.source.clone(),
+            licence: sample.licence.clone(),
+            human_sessions: 0,
+            bot_sessions: 0,
+        });
+        match sample.family {
+            Some(_) => source.bot_sessions += 1,
+            None => source.human_sessions += 1,
+        }
+    }
+    sources.into_values().collect()
+}
+
+/// What is usual among the people trained on, for operators to compare with.
+fn usual(samples: &[Sample]) -> Vec<Usual> {
+    let people: Vec<&Row> = samples
+        .iter()
+        .filter(|sample| sample.family.is_none())
+        .flat_map(|sample| sample.windows.iter().map(|window| &window.short.features))
+        .collect();
+    let range = |(i, feature): (usize, &features::Feature)| {
+        let mut values: Vec<f32> = people.iter().map(|row| row[i]).filter(|value| !value.is_nan()).collect();
+        if values.len() < USUAL_MIN {
+            return None;
+        }
+        values.sort_by(f32::total_cmp);
+        let at = |q: f32| values[(q * (values.len() - 1) as f32) as usize];
+        Some(Usual { feature: feature.name.to_string(), low: at(0.05), high: at(0.95) })
+    };
+    FEATURES.iter().enumerate().filter_map(range).collect()
+}
+
+/// What simulated visitors count under.
+pub const SIMULATOR: &str = "simulator";
+/// Two-second batches of each simulated visitor: a minute and a half.
+const SIMULATED_BATCHES: usize = 45;
+/// Recordings coarser than this are another stratum (remote desktops send ten moves a second).
+const MOVE_INTERVAL_MS_MAX: f32 = 60.0;
+const USUAL_MIN: usize = 40;
