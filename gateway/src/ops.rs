@@ -7,10 +7,12 @@ mod api;
 mod door;
 mod listener;
 
-pub use api::{Incidents, RefusedView, SessionCounts, SessionDetail, SessionView, Sessions, Status};
-pub use door::{OPERATOR_HEADER, Password, PasswordError, password_file, read_password};
+pub use api::{Acted, Incidents, RefusedView, SessionCounts, SessionDetail, SessionView, Sessions, Status};
+pub use door::{OPERATOR_HEADER, PASSWORD_FILE, PasswordError, password_file, read_password};
 
 use crate::clock;
+use crate::config::Config;
+use crate::outbox::Outbox;
 use crate::revocation::Revocations;
 use crate::shards::Shards;
 use crate::store::{AuditRecord, Store};
@@ -21,11 +23,13 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use door::{Door, Password};
 use gaitway_models::Timestamp;
 use gaitway_policies::engine::{Action, Mode};
-use gaitway_policies::{Incident, SessionId};
+use gaitway_policies::policy::Rule;
+use gaitway_policies::{PolicySet, SessionId};
 use serde::Serialize;
-use std::pin::Pin;
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,45 +39,36 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 /// How often histogram samples are folded, whether anybody scrapes or not.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Everything the operators' side reads and does; filled by the composition root.
+/// Everything the operators' side reads and does.
 pub struct OpsState {
-    pub shards: Arc<Shards>,
-    pub store: Arc<dyn Store>,
-    pub revocations: Arc<Revocations>,
-    /// Hands an incident to the outbox; ready once it is on its way.
-    pub submit: Submit,
-    /// Swapped at reload.
-    pub in_force: Arc<ArcSwap<InForce>>,
+    shards: Arc<Shards>,
+    store: Arc<dyn Store>,
+    revocations: Arc<Revocations>,
+    /// For actions on sessions that no shard remembers; all others go through a shard.
+    outbox: Arc<Outbox>,
+    in_force: ArcSwap<InForce>,
     /// How long an operator's action on a session that is no longer live holds at least.
-    pub operator_action_life: Duration,
-    pub started: Timestamp,
-    pub door: Door,
+    action_life: Duration,
+    started: Timestamp,
+    door: Door,
     /// `/metrics` without a login.
-    pub metrics_public: bool,
+    metrics_public: bool,
     /// Address under which operators reach the page, if it is not an IP address or localhost.
-    pub ops_url: Option<String>,
+    ops_url: Option<String>,
     /// Set when the gateway drains: load balancers should send nobody here any more.
-    pub draining: AtomicBool,
+    draining: AtomicBool,
 }
 
-pub use door::Door;
-
-pub type Submit = Box<dyn Fn(Incident) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
-
 /// Which policy and model are in force.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct InForce {
     pub policy_version: String,
     /// File, or `shipped`.
     pub policy_from: String,
     pub rules: Vec<RuleInForce>,
-    /// Most sessions that may be ended in a minute before everything falls back to shadow.
-    pub logouts_per_minute_max: Option<u32>,
-    pub model: String,
-    /// The model has learnt this site; until then it never logs anybody out.
-    pub model_calibrated: bool,
-    /// Evidence at which a session counts as a bot, in nats.
-    pub bot_threshold: f32,
+    /// Most logouts a minute before everything falls back to shadow.
+    pub logouts_per_minute_max: u32,
+    pub model: ModelInForce,
     /// Why the last change of the policy file was not taken over, if it was not.
     pub reload_error: Option<String>,
 }
@@ -85,7 +80,78 @@ pub struct RuleInForce {
     pub mode: Mode,
 }
 
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelInForce {
+    /// Hash of the model file, in hexadecimal.
+    pub hash: String,
+    /// The model has learnt this site; until then it never logs anybody out.
+    pub calibrated: bool,
+    /// Evidence at which a session counts as a bot, in nats.
+    pub bot_threshold: f32,
+}
+
+impl InForce {
+    /// `from`: the policy's file, or `shipped`.
+    pub fn new(policies: &PolicySet, from: &str, model: ModelInForce) -> InForce {
+        let rule = |rule: &Rule| RuleInForce {
+            name: rule.name.to_string(),
+            action: rule.measure.action(),
+            mode: rule.mode,
+        };
+        InForce {
+            policy_version: policies.version().to_owned(),
+            policy_from: from.to_owned(),
+            rules: policies.rules().iter().map(rule).collect(),
+            logouts_per_minute_max: policies.budget.logouts_per_minute_max,
+            model,
+            reload_error: None,
+        }
+    }
+}
+
 impl OpsState {
+    /// Reads the operators' password, or makes one in the data directory and says where it is.
+    pub fn new(
+        config: &Config,
+        shards: Arc<Shards>,
+        store: Arc<dyn Store>,
+        revocations: Arc<Revocations>,
+        outbox: Arc<Outbox>,
+        in_force: InForce,
+    ) -> Result<Arc<OpsState>, PasswordError> {
+        let password = Password::load(config)?;
+        tracing::info!(
+            password.file = %password.file.display(),
+            password.generated = password.generated,
+            "operators sign in with the password in this file"
+        );
+        Ok(Arc::new(OpsState {
+            shards,
+            store,
+            revocations,
+            outbox,
+            in_force: ArcSwap::from_pointee(in_force),
+            action_life: Duration::from_secs(config.revocation.default_ttl_seconds),
+            started: clock::now(),
+            door: Door::new(password),
+            metrics_public: config.ops.metrics_public,
+            ops_url: config.alerts.ops_url.clone(),
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// Shows what is in force from now on: after a reload, or a new model.
+    pub fn take_over(&self, in_force: InForce) {
+        self.in_force.store(Arc::new(in_force));
+    }
+
+    /// Shows that the changed policy file was not taken over, and why; the last good one holds.
+    pub fn policy_refused(&self, why: &str) {
+        let mut in_force = InForce::clone(&self.in_force.load());
+        in_force.reload_error = Some(why.to_owned());
+        self.take_over(in_force);
+    }
+
     /// Appends to the audit trail; a store that does not answer is logged and does not stop operators.
     async fn audit(
         &self,
@@ -109,24 +175,35 @@ impl OpsState {
     }
 }
 
-/// Serves operators until `shutdown` is ready, then finishes what is under way.
+/// Serves operators. Once `shutdown` is ready, `/readyz` says that the gateway drains, and all else
+/// goes on so that draining can be watched; the end is the caller's, who drops or aborts the task.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     state: Arc<OpsState>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let upkeep = tokio::spawn(async {
+    let upkeep = async {
         let mut every = tokio::time::interval(UPKEEP);
         loop {
             every.tick().await;
             crate::metrics::upkeep();
         }
-    });
+    };
+    let drain = {
+        let state = state.clone();
+        async move {
+            shutdown.await;
+            state.draining.store(true, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        }
+    };
     let service = router(state).into_make_service_with_connect_info::<listener::Peer>();
-    let served =
-        axum::serve(listener::OpsListener::new(listener), service).with_graceful_shutdown(shutdown).await;
-    upkeep.abort();
-    served
+    let serving = axum::serve(listener::OpsListener::new(listener), service).into_future();
+    tokio::select! {
+        served = serving => served,
+        () = upkeep => Ok(()),
+        () = drain => Ok(()),
+    }
 }
 
 /// Every route. The first group is public and holds nothing of anybody.
@@ -165,6 +242,8 @@ pub fn page<S: Clone + Send + Sync + 'static>() -> Router<S> {
     }
     Router::new()
         .route("/", asset("text/html; charset=utf-8", include_str!("ops/page.html")))
+        // Where the links in alerts lead: the same page, which opens that session.
+        .route("/sessions/{id}", asset("text/html; charset=utf-8", include_str!("ops/page.html")))
         .route("/page.css", asset("text/css; charset=utf-8", include_str!("ops/page.css")))
         .route("/page.js", asset("text/javascript; charset=utf-8", include_str!("ops/page.js")))
         .route("/icon.svg", asset("image/svg+xml", include_str!("ops/icon.svg")))

@@ -117,7 +117,7 @@ impl SessionCounts {
 }
 
 /// A session as operators see it.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct SessionView {
     #[serde(flatten)]
     pub summary: SessionSummary,
@@ -125,7 +125,7 @@ pub struct SessionView {
     pub refused: Option<RefusedView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct RefusedView {
     pub incident: String,
     pub until: Timestamp,
@@ -138,7 +138,7 @@ impl SessionView {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Sessions {
     pub now: Timestamp,
     pub sessions: Vec<SessionView>,
@@ -146,7 +146,7 @@ pub struct Sessions {
     pub more: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct SessionDetail {
     pub now: Timestamp,
     /// `None` if the session is no longer live; its incidents stay.
@@ -154,7 +154,7 @@ pub struct SessionDetail {
     pub incidents: Vec<IncidentRow>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Incidents {
     pub now: Timestamp,
     pub incidents: Vec<IncidentRow>,
@@ -167,7 +167,7 @@ pub struct Audit {
 }
 
 /// What came of a revocation or a pardon.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Acted {
     /// Number of the new incident.
     pub incident: String,
@@ -368,11 +368,11 @@ async fn after_the_session(
         mode: Mode::Enforce,
         by: who,
         reason: why,
-        until: now.plus(state.operator_action_life),
+        until: now.plus(state.action_life),
         ..earlier
     };
     let acted = Acted { incident: incident.id.clone(), session: incident.identity.session };
-    (state.submit)(incident).await;
+    state.outbox.submit(incident).await;
     Ok(Json(acted))
 }
 

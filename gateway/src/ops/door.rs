@@ -25,7 +25,7 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 
 /// File in the data directory that a generated password is written to.
-const PASSWORD_FILE: &str = "ops.password";
+pub const PASSWORD_FILE: &str = "ops.password";
 /// A password file is a line, not a document.
 const PASSWORD_BYTES_MAX: usize = 1024;
 /// Short passwords can be guessed within the limit on attempts over a few months.
@@ -263,7 +263,9 @@ impl FromRequestParts<Arc<OpsState>> for Operator {
                 return Err(Refusal::new(StatusCode::UNAUTHORIZED, "Use the password as a bearer token."));
             };
             state.door.try_password(peer(parts), password, now)?;
-            let who = text(headers, OPERATOR_HEADER).and_then(name).unwrap_or_else(|| "operator".into());
+            let named =
+                headers.get(OPERATOR_HEADER).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+            let who = named.and_then(name).unwrap_or_else(|| "operator".into());
             return Ok(Operator { who });
         }
         let page = text(headers, PAGE_HEADER).unwrap_or_default();

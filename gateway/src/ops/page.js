@@ -154,7 +154,7 @@ const state = {
   now: Date.now(), paused: false, detail: null, detailData: null, signedIn: false,
 };
 
-const threshold = () => state.status?.in_force.bot_threshold || 0;
+const threshold = () => state.status?.in_force.model.bot_threshold || 0;
 const isOut = (session) => session.refused !== null || session.standing.standing === 'deny';
 const isPardoned = (session) => session.pardoned_until !== null && session.pardoned_until > state.now;
 const isPast = (session) => threshold() > 0 && session.assessment.bot_evidence >= threshold();
@@ -170,6 +170,7 @@ const standing = (session) => {
   switch (now.standing) {
     case 'throttle': return el('span', {class: 'badge warn'}, `At most ${now.requests_per_minute} a minute`);
     case 'challenge': return el('span', {class: 'badge warn'}, 'Asked for a check');
+    case 'stepup': return el('span', {class: 'badge warn'}, 'Asked to sign in again');
     case 'tag': return el('span', {class: 'badge'}, 'Tagged for the app');
     default: return el('span', {class: 'badge'}, 'Allowed');
   }
@@ -504,7 +505,7 @@ const showStatus = () => {
     ['Sessions', plural(counts.counted, 'live', 'live') + (counts.more ? ' or more' : ''), `${counts.judged.toLocaleString('en')} with enough input`, false],
     ['Telemetry', counts.expected ? `${Math.round((100 * counts.seen) / counts.expected)} % send it` : 'none expected yet', counts.expected ? 'of sessions that got a page' : '', false],
     ['Revocations', board.entries.toLocaleString('en'), board.backend === 'embedded' ? 'kept in this process' : board.connected ? 'shared through Redis' : 'Redis is away: none is lost, none is added', !board.connected],
-    ['Model', status.in_force.model_calibrated ? 'knows this site' : 'has not learnt this site', status.in_force.model.slice(0, 8), false],
+    ['Model', status.in_force.model.calibrated ? 'knows this site' : 'has not learnt this site', status.in_force.model.hash.slice(0, 8), false],
     ['Policy', status.in_force.policy_version.slice(0, 8) || '–', status.in_force.reload_error ? 'the changed file has mistakes; the old policy holds' : status.in_force.policy_from.split('/').pop(), Boolean(status.in_force.reload_error)],
   ];
   if (board.queued) items.push(['Waiting for Redis', plural(board.queued, 'change'), '', true]);
@@ -643,6 +644,12 @@ const start = async () => {
   $('who').textContent = localStorage.getItem('gaitway.name') || 'operator';
   showView();
   await refresh();
+  // A link from an alert.
+  const linked = location.pathname.match(/^\/sessions\/(s_[0-9a-f]{32})$/);
+  if (linked) {
+    history.replaceState(null, '', '/#sessions');
+    await openDetail(linked[1]);
+  }
 };
 
 if (localStorage.getItem('gaitway.page')) start().catch((error) => signedOut(error) || toast(error.message));
