@@ -8,7 +8,9 @@ use crate::stage::{Stage, Wishes};
 use crate::visitor::{self, Invitation, Nature};
 use clap::Args;
 use gaitway_models::sim::BotKind;
+use std::array::IntoIter;
 use std::io::{IsTerminal, Write};
+use std::iter::Cycle;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,6 +25,8 @@ const NEWS_MAX: usize = 256;
 const ARRIVAL: Duration = Duration::from_millis(400);
 /// Between two looks at the operators' API.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Lines typed and not yet read.
+const TYPED_MAX: usize = 4;
 /// Between two tables on a plain terminal.
 const TABLE_EVERY: Duration = Duration::from_secs(10);
 /// Alert text shown on a live terminal.
@@ -34,7 +38,7 @@ pub struct DemoArgs {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=8))]
     people: u8,
     /// Simulated bots, one of each kind in turn
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=4))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=8))]
     bots: u8,
     /// Another seed, other people and bots
     #[arg(long, default_value_t = 1)]
@@ -83,16 +87,24 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let (reports, mut news) = mpsc::channel(NEWS_MAX);
     let mut visits = JoinSet::new();
     let began = Instant::now();
-    for (order, invitation) in guests(&args).into_iter().enumerate() {
+    let public = stage.public;
+    let mut send_in = |show: &mut Show, invitation: Invitation, after: Duration| {
         show.scene.invite(invitation);
-        let (public, reports) = (stage.public, reports.clone());
+        let reports = reports.clone();
         visits.spawn(async move {
-            tokio::time::sleep(ARRIVAL * u32::try_from(order).unwrap_or(u32::MAX)).await;
+            tokio::time::sleep(after).await;
             visitor::visit(public, invitation, reports).await;
         });
+    };
+    let mut guests = Guests::new(args.seed);
+    let people: Vec<Invitation> = (0..args.people).filter_map(|_| guests.person()).collect();
+    let bots: Vec<Invitation> = (0..args.bots).filter_map(|_| guests.bot()).collect();
+    for (order, invitation) in (0..).zip(people.into_iter().chain(bots)) {
+        send_in(&mut show, invitation, ARRIVAL * order);
     }
 
     let end = args.seconds.map(|seconds| began + Duration::from_secs(seconds));
+    let mut typed = typed();
     let mut look = tokio::time::interval(LOOK_EVERY);
     let outcome = loop {
         tokio::select! {
@@ -101,6 +113,11 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             _ = look.tick() => {
                 let seen = tokio::join!(operator.sessions(), operator.incidents());
                 show.look(began.elapsed(), seen);
+            }
+            Some(line) = typed.recv() => {
+                if let Some(bot) = (line.trim() == "b").then(|| guests.bot()).flatten() {
+                    send_in(&mut show, bot, Duration::ZERO);
+                }
             }
             how = stage.gateway.ended() => {
                 break Err(anyhow::anyhow!("the gateway ended ({how}):\n{}", stage.gateway_log()));
@@ -127,15 +144,56 @@ async fn until(end: Option<Instant>) {
     }
 }
 
-/// People take names from the front of the shop's list, bots the ones after them.
-fn guests(args: &DemoArgs) -> Vec<Invitation> {
-    let people = (0..args.people).map(|_| Nature::Person);
-    let bots = BotKind::ALL.into_iter().cycle().take(usize::from(args.bots)).map(Nature::Bot);
-    let (names, crooks) = USERS.split_at(8);
-    let seeds = (args.seed.wrapping_mul(1000)..).step_by(1);
-    let people = people.zip(names);
-    let bots = bots.zip(crooks);
-    people.chain(bots).zip(seeds).map(|((nature, user), seed)| Invitation { user, nature, seed }).collect()
+/// Who may still come: people take the first eight names of the shop's list, bots the next eight.
+struct Guests {
+    names: Vec<&'static str>,
+    kinds: Cycle<IntoIter<BotKind, { BotKind::ALL.len() }>>,
+    crooks: Vec<&'static str>,
+    seed: u64,
+}
+
+impl Guests {
+    fn new(seed: u64) -> Guests {
+        let (names, rest) = USERS.split_at(8);
+        Guests {
+            names: names.iter().rev().copied().collect(),
+            kinds: BotKind::ALL.into_iter().cycle(),
+            crooks: rest.iter().take(8).rev().copied().collect(),
+            // Far from the next seed's, so that another seed shares nobody with this one.
+            seed: seed.wrapping_mul(1000),
+        }
+    }
+
+    fn person(&mut self) -> Option<Invitation> {
+        let user = self.names.pop()?;
+        Some(Invitation { user, nature: Nature::Person, seed: self.next_seed() })
+    }
+
+    fn bot(&mut self) -> Option<Invitation> {
+        let user = self.crooks.pop()?;
+        let nature = Nature::Bot(self.kinds.next()?);
+        Some(Invitation { user, nature, seed: self.next_seed() })
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(1);
+        self.seed
+    }
+}
+
+/// Lines typed by the audience. The thread ends with the process, as reading cannot be cut short.
+fn typed() -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel(TYPED_MAX);
+    if std::io::stdin().is_terminal() {
+        std::thread::spawn(move || {
+            for line in std::io::stdin().lines().map_while(Result::ok) {
+                if sender.blocking_send(line).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    lines
 }
 
 /// The audience's screen.
@@ -152,7 +210,8 @@ impl Show {
         let heading = vec![
             format!("shop      http://{}   log in as guest, password demo", stage.public),
             format!("ops page  http://{}   password {}", stage.ops, stage.password),
-            "This demo ENFORCES: bots are logged out. A fresh install only shadows.   Ctrl-C ends it.".into(),
+            "This demo ENFORCES: bots are logged out. A fresh install only shadows.".into(),
+            "b and Enter sends another bot; Ctrl-C ends it all.".into(),
         ];
         Show { scene: Scene::default(), plain, heading, next_table: TABLE_EVERY, complained: false }
     }

@@ -97,10 +97,11 @@ impl Stage {
 
     async fn wait_until_open(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let health = format!("http://{}/healthz", self.ops);
         loop {
-            let open =
-                TcpStream::connect(self.public).await.is_ok() && TcpStream::connect(self.ops).await.is_ok();
-            if open {
+            let healthy = http.get(&health).send().await.is_ok_and(|answer| answer.status().is_success());
+            if healthy && TcpStream::connect(self.public).await.is_ok() {
                 return Ok(());
             }
             tokio::select! {

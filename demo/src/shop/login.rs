@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Everybody's password; the login page says so.
 pub const PASSWORD: &str = "demo";
-/// Who may log in. The simulated visitors take names from the front; `guest` is for whoever looks on.
+/// Who may log in. `guest` is for whoever looks on.
 pub const USERS: &[&str] = &[
     "alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "mallory", "trudy", "oscar", "sybil",
-    "guest",
+    "eve", "chuck", "craig", "darth", "guest",
 ];
 pub const FORGET: &str = "session=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax";
 
