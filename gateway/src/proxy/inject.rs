@@ -567,7 +567,7 @@ fn tag(script: &str, markup: Markup, nonce: Option<&str>) -> Bytes {
     let defer = if markup == Markup::Xhtml { "defer=\"defer\"" } else { "defer" };
     let mut tag = format!("<script src=\"{script}\" {defer}{nonce}></script>");
     if tag.len() % 2 == 1 {
-        tag.insert("<script".len(), ' ');
+        tag.insert(tag.len() - "></script>".len(), ' ');
     }
     Bytes::from(tag)
 }
@@ -595,3 +595,423 @@ const SCRIPTED_REQUESTS: [&str; 5] =
 /// Statements about the exact bytes of a body, untrue of a page with a tag.
 const BODY_DIGESTS: [&str; 6] =
     ["content-md5", "digest", "repr-digest", "content-digest", "signature", "signature-input"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+
+    const NAVIGATION: &str = "GET / HTTP/1.1\nhost: shop.example\nsec-fetch-dest: document";
+
+    fn injector() -> Injector {
+        Injector::new(&Collector::default())
+    }
+
+    /// First line `METHOD /path VERSION`, then one header a line.
+    fn request(text: &str) -> RequestHeader {
+        let mut lines = text.lines();
+        let mut start = lines.next().unwrap().split(' ');
+        let (method, path, version) = (start.next().unwrap(), start.next().unwrap(), start.next().unwrap());
+        let mut request = RequestHeader::build(method, path.as_bytes(), None).unwrap();
+        request.set_version(match version {
+            "HTTP/1.0" => Version::HTTP_10,
+            "HTTP/2" => Version::HTTP_2,
+            _ => Version::HTTP_11,
+        });
+        for line in lines {
+            let (name, value) = line.split_once(": ").unwrap();
+            request.append_header(name.to_owned(), value).unwrap();
+        }
+        request
+    }
+
+    /// First line the status, then one header a line.
+    fn response(text: &str) -> ResponseHeader {
+        let mut lines = text.lines();
+        let mut response =
+            ResponseHeader::build(lines.next().unwrap().parse::<u16>().unwrap(), None).unwrap();
+        for line in lines {
+            let (name, value) = line.split_once(": ").unwrap();
+            response.append_header(name.to_owned(), value).unwrap();
+        }
+        response
+    }
+
+    fn print(headers: &HeaderMap) -> String {
+        let mut lines: Vec<String> =
+            headers.iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap())).collect();
+        lines.sort();
+        lines.concat()
+    }
+
+    fn passes(request_text: &str, response_text: &str) -> (RequestHeader, ResponseHeader, Plan) {
+        let injector = injector();
+        let client = request(request_text);
+        let mut upstream = client.clone();
+        let prepared = injector.prepare(&client, &mut upstream);
+        let mut answer = response(response_text);
+        let plan = injector.plan(&prepared, &client, "https", &mut answer);
+        (upstream, answer, plan)
+    }
+
+    /// What the upstream is sent.
+    #[track_caller]
+    fn check_request(text: &str, expected: Expect) {
+        let (upstream, _, _) = passes(text, "404");
+        expected.assert_eq(&print(&upstream.headers));
+    }
+
+    /// What the client is sent for a page load, and for a body of `<html><head>`.
+    #[track_caller]
+    fn check(response_text: &str, expected: Expect) {
+        check_for(NAVIGATION, response_text, expected);
+    }
+
+    #[track_caller]
+    fn check_for(request_text: &str, response_text: &str, expected: Expect) {
+        let (_, answer, plan) = passes(request_text, response_text);
+        let body = match plan {
+            Plan::Untouched(skip) => format!("-> {}\n", skip.as_str()),
+            Plan::Inject(mut injection) => {
+                let mut chunk = Some(Bytes::from_static(b"<html><head>"));
+                injection.feed(&mut chunk, true);
+                format!("-> {}\n", String::from_utf8_lossy(&chunk.unwrap()))
+            }
+        };
+        expected.assert_eq(&(print(&answer.headers) + &body));
+    }
+
+    /// The response must pass as it is, for this reason.
+    #[track_caller]
+    fn untouched(request_text: &str, response_text: &str, expected: Skip) {
+        let (_, answer, plan) = passes(request_text, response_text);
+        match plan {
+            Plan::Untouched(skip) => assert_eq!(skip, expected, "{request_text}\n{response_text}"),
+            Plan::Inject(_) => panic!("injected: {request_text}\n{response_text}"),
+        }
+        assert_eq!(print(&answer.headers), print(&response(response_text).headers));
+    }
+
+    #[test]
+    fn a_page_with_a_length_keeps_a_length() {
+        check(
+            "200\ncontent-type: text/html; charset=utf-8\ncontent-length: 12",
+            expect![[r#"
+                content-length: 56
+                content-type: text/html; charset=utf-8
+                vary: Sec-Fetch-Dest
+                -> <html><head><script src="/_gaitway/c.js" defer></script>
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_page_without_a_length_stays_without() {
+        check(
+            "200\ncontent-type: TEXT/HTML;Charset=\"ISO-8859-1\"\ntransfer-encoding: chunked\ncache-control: no-store",
+            expect![[r#"
+                cache-control: no-store
+                content-type: TEXT/HTML;Charset="ISO-8859-1"
+                transfer-encoding: chunked
+                -> <html><head><script src="/_gaitway/c.js" defer></script>
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_coded_page_is_chunked_on_http_1_only() {
+        let page = "200\ncontent-type: text/html; charset=utf-8\ncontent-length: 12\ncontent-encoding: br";
+        let (_, answer, plan) = passes(NAVIGATION, page);
+        assert!(matches!(plan, Plan::Inject(_)));
+        assert_eq!(answer.headers.get(CONTENT_LENGTH), None);
+        assert_eq!(answer.headers[TRANSFER_ENCODING], "chunked");
+        let (_, answer, plan) = passes(&NAVIGATION.replace("1.1", "2"), page);
+        assert!(matches!(plan, Plan::Inject(_)));
+        assert_eq!((answer.headers.get(CONTENT_LENGTH), answer.headers.get(TRANSFER_ENCODING)), (None, None));
+        untouched(&NAVIGATION.replace("1.1", "1.0"), page, Skip::Protocol);
+    }
+
+    #[test]
+    fn head_says_what_get_would_say() {
+        for page in [
+            "200\ncontent-type: text/html\ncontent-length: 12\netag: \"a\"\naccept-ranges: bytes",
+            "200\ncontent-type: text/html\ncontent-length: 12\ncontent-security-policy: script-src 'nonce-12345'",
+        ] {
+            let (_, get, _) = passes(NAVIGATION, page);
+            let (_, head, plan) = passes(&NAVIGATION.replace("GET", "HEAD"), page);
+            assert_eq!(print(&get.headers), print(&head.headers));
+            assert!(matches!(plan, Plan::Untouched(Skip::Head)));
+        }
+    }
+
+    #[test]
+    fn only_whole_html_pages_are_touched() {
+        for (page, reason) in [
+            ("200\ncontent-length: 5", Skip::NotHtml),
+            ("200\ncontent-type: application/json", Skip::NotHtml),
+            ("200\ncontent-type: text/event-stream", Skip::NotHtml),
+            ("200\ncontent-type: text/html\ncontent-type: text/html", Skip::NotHtml),
+            ("204\ncontent-type: text/html", Skip::Status),
+            ("205\ncontent-type: text/html", Skip::Status),
+            ("206\ncontent-type: text/html\ncontent-range: bytes 0-9/20", Skip::Status),
+            ("302\ncontent-type: text/html\nlocation: /", Skip::Status),
+            ("404\ncontent-type: text/html", Skip::Status),
+            ("200\ncontent-type: text/html\ncontent-disposition: attachment; filename=x", Skip::Download),
+            ("200\ncontent-type: text/html\ncontent-disposition: form-data", Skip::Download),
+            ("200\ncontent-type: text/html\ncache-control: public, No-Transform", Skip::NoTransform),
+            ("200\ncontent-type: text/html; charset=utf-16", Skip::Charset),
+            ("200\ncontent-type: text/html; charset=utf-32", Skip::Charset),
+            ("200\ncontent-type: text/html; charset=\"iso-2022-jp\"", Skip::Charset),
+            ("200\ncontent-type: text/html\ncontent-encoding: compress", Skip::Coding),
+            ("200\ncontent-type: text/html\ncontent-encoding: gzip, br", Skip::Coding),
+            ("200\ncontent-type: text/html\ncontent-encoding: gzip\ncontent-encoding: gzip", Skip::Coding),
+            ("200\ncontent-type: text/html\ncontent-length: 0", Skip::Empty),
+            ("200\ncontent-type: text/html\ncontent-length: 5\ncontent-length: 6", Skip::Length),
+            ("200\ncontent-type: text/html\ncontent-length: -5", Skip::Length),
+            ("200\ncontent-type: text/html\ncontent-security-policy: sandbox", Skip::Sandbox),
+        ] {
+            untouched(NAVIGATION, page, reason);
+        }
+        untouched(
+            &format!("{NAVIGATION}\ncache-control: no-transform"),
+            "200\ncontent-type: text/html",
+            Skip::NoTransform,
+        );
+    }
+
+    #[test]
+    fn only_page_loads_are_touched() {
+        let plain = "GET / HTTP/1.1\nhost: shop.example";
+        let page = "200\ncontent-type: text/html";
+        for load in [
+            NAVIGATION.to_owned(),
+            NAVIGATION.replace("document", "iframe"),
+            NAVIGATION.replace("GET", "POST"),
+            format!("{plain}\naccept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"),
+            plain.to_owned(),
+        ] {
+            assert!(matches!(passes(&load, page).2, Plan::Inject(_)), "{load}");
+        }
+        for other in [
+            NAVIGATION.replace("document", "empty"),
+            NAVIGATION.replace("document", "object"),
+            NAVIGATION.replace("GET", "PUT"),
+            format!("{NAVIGATION}\nhx-request: true"),
+            format!("{NAVIGATION}\nx-requested-with: XMLHttpRequest"),
+            format!("{NAVIGATION}\nupgrade: websocket"),
+            format!("{plain}\naccept: */*"),
+            format!("{plain}\naccept: text/html\nturbo-frame: cart"),
+        ] {
+            untouched(&other, page, Skip::NotNavigation);
+        }
+    }
+
+    #[test]
+    fn an_injector_that_is_off_touches_nothing() {
+        let injector = Injector::new(&Collector { inject: false, ..Collector::default() });
+        let client = request(&format!("{NAVIGATION}\nrange: bytes=0-\naccept-encoding: sdch"));
+        let mut upstream = client.clone();
+        let prepared = injector.prepare(&client, &mut upstream);
+        assert_eq!(print(&upstream.headers), print(&client.headers));
+        let mut answer = response("200\ncontent-type: text/html");
+        let plan = injector.plan(&prepared, &client, "https", &mut answer);
+        assert!(matches!(plan, Plan::Untouched(Skip::Disabled)));
+    }
+
+    #[test]
+    fn page_loads_ask_for_whole_pages_in_codings_we_know() {
+        check_request(
+            &format!(
+                "{NAVIGATION}\nrange: bytes=0-5\nif-range: \"a\"\naccept-encoding: gzip, deflate;q=0.5, br, zstd, dcb, *"
+            ),
+            expect![[r#"
+                accept-encoding: gzip, deflate;q=0.5, br, zstd
+                host: shop.example
+                sec-fetch-dest: document
+            "#]],
+        );
+        check_request(
+            "GET / HTTP/1.0\nhost: shop.example\naccept: text/html\naccept-encoding: gzip",
+            expect![[r#"
+                accept-encoding: identity
+                accept: text/html
+                host: shop.example
+            "#]],
+        );
+        check_request(
+            "GET / HTTP/1.1\nhost: shop.example\nsec-fetch-dest: video\nrange: bytes=0-5\naccept-encoding: sdch\nif-none-match: \"a\"",
+            expect![[r#"
+                accept-encoding: sdch
+                host: shop.example
+                if-none-match: "a"
+                range: bytes=0-5
+                sec-fetch-dest: video
+            "#]],
+        );
+    }
+
+    #[test]
+    fn statements_about_the_bytes_are_withdrawn() {
+        check(
+            "200\ncontent-type: text/html\naccept-ranges: bytes\ncontent-md5: x\ndigest: x\nrepr-digest: x\ncontent-digest: x\n\
+             signature: x\nsignature-input: x\nlast-modified: Sat, 01 Jan 2022 00:00:00 GMT\ntrailer: x\nvary: Cookie\nvary: accept-encoding",
+            expect![[r#"
+                content-type: text/html
+                last-modified: Sat, 01 Jan 2022 00:00:00 GMT
+                trailer: x
+                vary: Cookie
+                vary: Sec-Fetch-Dest
+                vary: accept-encoding
+                -> <html><head><script src="/_gaitway/c.js" defer></script>
+            "#]],
+        );
+    }
+
+    #[test]
+    fn vary_is_extended_only_where_it_says_something_new() {
+        for vary in ["*", "Cookie, sec-fetch-dest", "SEC-FETCH-DEST"] {
+            let (_, answer, _) = passes(NAVIGATION, &format!("200\ncontent-type: text/html\nvary: {vary}"));
+            assert_eq!(answer.headers.get_all(VARY).iter().collect::<Vec<_>>(), [vary]);
+        }
+        let (_, answer, _) = passes("GET / HTTP/1.1\naccept: text/html", "200\ncontent-type: text/html");
+        assert_eq!(answer.headers[VARY], "Accept");
+    }
+
+    #[test]
+    fn a_marked_etag_comes_back_as_the_apps_own() {
+        for (own, coding) in [
+            ("\"abc\"", ""),
+            ("W/\"abc\"", ""),
+            ("\"a,b\"", ""),
+            ("\"\"", ""),
+            ("\"abc\"", "\ncontent-encoding: gzip"),
+            ("W/\"abc\"", "\ncontent-encoding: zstd"),
+        ] {
+            let (_, answer, _) =
+                passes(NAVIGATION, &format!("200\ncontent-type: text/html\netag: {own}{coding}"));
+            let marked = answer.headers[ETAG].to_str().unwrap().to_owned();
+            assert_ne!(marked, own);
+            assert_eq!(marked.starts_with("W/"), own.starts_with("W/") || !coding.is_empty(), "{marked}");
+
+            let again = format!("{NAVIGATION}\nif-none-match: \"other\", {marked}\nif-match: {marked}");
+            let (upstream, answer, plan) = passes(&again, &format!("304\netag: {own}\naccept-ranges: bytes"));
+            assert_eq!(upstream.headers[IF_NONE_MATCH], own);
+            assert_eq!(upstream.headers[IF_MATCH], own);
+            assert_eq!(answer.headers[ETAG], marked);
+            assert_eq!(answer.headers.get(ACCEPT_RANGES), None);
+            assert!(matches!(plan, Plan::Untouched(Skip::NotModified)));
+        }
+    }
+
+    #[test]
+    fn a_copy_without_the_tag_is_never_confirmed() {
+        // From before the gateway, from a script's fetch, or with the tag of an older configuration.
+        let older = TagCodec::new(b"an older tag").mark(&EntityTag { is_weak: false, opaque: "abc" }, false);
+        for stale in ["\"abc\"", "W/\"abc\"", "abc", older.as_str()] {
+            check_request(
+                &format!(
+                    "{NAVIGATION}\nif-none-match: {stale}\nif-modified-since: Sat, 01 Jan 2022 00:00:00 GMT"
+                ),
+                expect![[r#"
+                    host: shop.example
+                    sec-fetch-dest: document
+                "#]],
+            );
+        }
+        for kept in ["if-none-match: *", "if-modified-since: Sat, 01 Jan 2022 00:00:00 GMT"] {
+            let (upstream, _, _) = passes(&format!("{NAVIGATION}\n{kept}"), "404");
+            assert!(print(&upstream.headers).contains(kept));
+        }
+        // A script's copy is without the tag by right: its ETag is the app's business.
+        let script = NAVIGATION.replace("document", "empty") + "\nif-none-match: \"abc\"";
+        untouched(&script, "304\netag: \"abc\"", Skip::NotModified);
+    }
+
+    #[test]
+    fn if_match_is_restored_for_every_request() {
+        let marked =
+            TagCodec::new(&injector().html_tag).mark(&EntityTag { is_weak: false, opaque: "abc" }, true);
+        let put = format!("PUT / HTTP/1.1\nif-match: \"x\", {marked}");
+        assert_eq!(passes(&put, "200").0.headers[IF_MATCH], "\"x\", \"abc\"");
+        let foreign = "PUT / HTTP/1.1\nif-match: \"x\" ,W/\"y\"";
+        assert_eq!(passes(foreign, "200").0.headers[IF_MATCH], "\"x\" ,W/\"y\"");
+    }
+
+    #[test]
+    fn an_etag_that_is_none_is_dropped() {
+        let (_, answer, _) = passes(NAVIGATION, "200\ncontent-type: text/html\netag: abc");
+        assert_eq!(answer.headers.get(ETAG), None);
+    }
+
+    #[test]
+    fn policies_are_met_in_tag_and_header() {
+        check(
+            "200\ncontent-type: text/html\ncontent-length: 12\ncontent-security-policy: script-src 'nonce-abcd' 'strict-dynamic'",
+            expect![[r#"
+                content-length: 70
+                content-security-policy: script-src 'nonce-abcd' 'strict-dynamic'
+                content-type: text/html
+                vary: Sec-Fetch-Dest
+                -> <html><head><script src="/_gaitway/c.js" defer nonce="abcd" ></script>
+            "#]],
+        );
+        check(
+            "200\ncontent-type: text/html\ncontent-security-policy: default-src 'none'\ncontent-security-policy: base-uri 'self'\n\
+             content-security-policy-report-only: default-src 'none'",
+            expect![[r#"
+                content-security-policy-report-only: default-src 'none'
+                content-security-policy: base-uri 'self'
+                content-security-policy: default-src 'none'; script-src https://shop.example/_gaitway/c.js; connect-src https://shop.example/_gaitway/ wss://shop.example/_gaitway/
+                content-type: text/html
+                vary: Sec-Fetch-Dest
+                -> <html><head><script src="/_gaitway/c.js" defer></script>
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_fresh_nonce_is_random_of_one_length_and_not_revalidated() {
+        let page = "200\ncontent-type: text/html\ncontent-length: 12\netag: \"a\"\nlast-modified: x\n\
+                    content-security-policy: script-src 'strict-dynamic' 'sha256-x'";
+        let (_, one, _) = passes(NAVIGATION, page);
+        let (_, two, _) = passes(NAVIGATION, page);
+        assert_eq!(one.headers[CONTENT_LENGTH], two.headers[CONTENT_LENGTH]);
+        assert_ne!(one.headers[CONTENT_SECURITY_POLICY], two.headers[CONTENT_SECURITY_POLICY]);
+        assert_eq!(one.headers.get(ETAG), None);
+        assert_eq!(one.headers.get(LAST_MODIFIED), None);
+        assert_eq!(one.headers[CACHE_CONTROL], "private");
+        // Its 304 can only be about a copy without the tag, so the header stays the app's.
+        let not_modified = "304\ncontent-security-policy: script-src 'strict-dynamic' 'sha256-x'";
+        untouched(NAVIGATION, not_modified, Skip::NotModified);
+    }
+
+    #[test]
+    fn a_304_carries_the_policy_that_the_page_had() {
+        let policy = "content-security-policy: script-src 'none'; connect-src 'self'";
+        let (_, page, _) = passes(NAVIGATION, &format!("200\ncontent-type: text/html\n{policy}"));
+        let (_, again, _) = passes(NAVIGATION, &format!("304\n{policy}"));
+        assert_eq!(page.headers[CONTENT_SECURITY_POLICY], again.headers[CONTENT_SECURITY_POLICY]);
+    }
+
+    #[test]
+    fn xhtml_gets_a_well_formed_tag() {
+        let page = "200\ncontent-type: application/xhtml+xml\ncontent-length: 60";
+        let (_, answer, plan) = passes(NAVIGATION, page);
+        let Plan::Inject(mut injection) = plan else { panic!("untouched") };
+        let body = "<html xmlns=\"http://www.w3.org/1999/xhtml\"><head><title/></head>";
+        let mut chunk = Some(Bytes::from_static(body.as_bytes()));
+        injection.feed(&mut chunk, true);
+        let tag = "<script src=\"/_gaitway/c.js\" defer=\"defer\"></script>";
+        assert_eq!(chunk.unwrap(), body.replace("<title", &format!("{tag}<title")));
+        assert_eq!(answer.headers[CONTENT_LENGTH], (60 + tag.len()).to_string());
+    }
+
+    #[test]
+    fn nothing_in_a_prefix_can_leave_its_attribute_or_policy() {
+        let prefix = "/a\"><b>;, é/%41/".to_owned();
+        let injector = Injector::new(&Collector { path_prefix: prefix, ..Collector::default() });
+        assert_eq!(injector.script, "/a%22%3E%3Cb%3E%3B%2C%20%C3%A9/%41/c.js");
+        assert_eq!(injector.endpoints, "/a%22%3E%3Cb%3E%3B%2C%20%C3%A9/%41/");
+        assert_eq!((injector.html_tag.len() % 2, injector.xhtml_tag.len() % 2), (0, 0));
+    }
+}

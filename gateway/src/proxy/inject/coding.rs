@@ -127,10 +127,8 @@ impl Decoder {
         let mut may_hold_more = false;
         while !self.ignores_rest && (!input.unwritten().is_empty() || may_hold_more) {
             let left = input.unwritten().len();
-            if self.has_ended {
-                if left == 0 || !self.next_member()? {
-                    break;
-                }
+            if self.has_ended && (left == 0 || !self.next_member()?) {
+                break;
             }
             let mut output = WriteBuffer::new_initialized(buffer);
             let result = if left == 0 && self.is_deflate_inside() {

@@ -46,9 +46,11 @@ pub(super) enum Nowhere {
     Ambiguous,
 }
 
+type Rewriter = HtmlRewriter<'static, Box<dyn FnMut(&[u8]) + Send>>;
+
 /// A document being read up to its insertion point.
 pub(super) struct Locator {
-    rewriter: HtmlRewriter<'static, Box<dyn FnMut(&[u8]) + Send>>,
+    rewriter: Rewriter,
     scan: Arc<Mutex<Scan>>,
     bom: Bom,
     /// Bytes before the first one lol_html saw: a byte order mark, which it must not take for text.
@@ -584,7 +586,7 @@ mod tests {
             format!("<html {ns}><HEAD>"),
             format!("<html {ns}><body>"),
             format!("<!DOCTYPE html [ <!ENTITY a \"b\"> ]><html {ns}><head>"),
-            format!("<h:html xmlns:h=\"http://www.w3.org/1999/xhtml\"><h:head>"),
+            "<h:html xmlns:h=\"http://www.w3.org/1999/xhtml\"><h:head>".to_owned(),
             format!("<svg><html {ns}><head>"),
         ] {
             xhtml(&page, Some(Nowhere::Ambiguous));
