@@ -9,6 +9,8 @@
 mod body;
 mod coding;
 mod locate;
+#[cfg(test)]
+mod soup;
 
 pub use body::{Injection, Outcome};
 pub use coding::Coding;
