@@ -9,6 +9,7 @@
 mod body;
 mod coding;
 mod locate;
+mod opening;
 #[cfg(test)]
 mod soup;
 

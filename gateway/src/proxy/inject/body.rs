@@ -6,7 +6,6 @@
 use super::coding::{BUFFER_BYTES, Broken, Coding, Decoder, Encoder, Format};
 use super::locate::{Locator, Markup, Nowhere, Step};
 use bytes::{Bytes, BytesMut};
-use std::sync::{Mutex, PoisonError};
 
 /// One response being injected into. `Send` and `Sync`, so it can live in a proxy's per-request state.
 pub struct Injection {
@@ -87,15 +86,13 @@ impl Injection {
             first_bytes: [0; 2],
             outcome: Outcome::Pending,
             stage: match brief.coding {
-                None => Stage::Searching(Box::new(Searching {
-                    locator: Mutex::new(locator),
-                    held: BytesMut::new(),
-                    passed_bytes: 0,
-                })),
+                None => {
+                    Stage::Searching(Box::new(Searching { locator, held: BytesMut::new(), passed_bytes: 0 }))
+                }
                 Some(coding) => Stage::Deciding(Box::new(Deciding {
                     coding,
                     stream: None,
-                    locator: Mutex::new(locator),
+                    locator,
                     raw: BytesMut::new(),
                     plain: BytesMut::new(),
                     bytes_max: brief.bytes_max,
@@ -145,12 +142,11 @@ impl Injection {
     }
 
     fn search(&mut self, mut searching: Box<Searching>, data: Bytes, end: bool) -> Bytes {
-        let locator = searching.locator.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let mut step = locator.push(&data);
+        let mut step = searching.locator.push(&data);
         // A body that ends before its promised length was cut off: nothing may be appended to it.
         let is_whole = self.promised_bytes.is_none_or(|promised| promised == self.received_bytes);
         if let (Step::Undecided { .. }, true, true) = (step, end, is_whole) {
-            step = locator.finish();
+            step = searching.locator.finish();
         }
         let start = searching.passed_bytes;
         match step {
@@ -235,8 +231,7 @@ enum Stage {
 
 /// An uncoded body in front of its insertion point.
 struct Searching {
-    /// In a mutex only because lol_html is not `Sync`; never locked, `get_mut` is free.
-    locator: Mutex<Locator>,
+    locator: Locator,
     /// Received, but the insertion point may still lie in it: an unfinished tag, mostly. Bounded by the
     /// locator's limit.
     held: BytesMut,
@@ -248,7 +243,7 @@ struct Searching {
 struct Deciding {
     coding: Coding,
     stream: Option<(Format, Decoder)>,
-    locator: Mutex<Locator>,
+    locator: Locator,
     raw: BytesMut,
     /// Bounded by the locator's limit and one buffer.
     plain: BytesMut,
@@ -269,7 +264,7 @@ impl Deciding {
             }
         };
         let Buffers { decoding, encoding } = &mut self.buffers;
-        let locator = self.locator.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let locator = &mut self.locator;
         let plain = &mut self.plain;
         let mut encoder: Option<Encoder> = None;
         let mut output = BytesMut::new();

@@ -5,6 +5,7 @@
 //!
 //! Invariant: how a document is cut into chunks never changes the answer.
 
+use super::opening;
 use lol_html::errors::RewritingError;
 use lol_html::html_content::TextType;
 use lol_html::send::{DocumentContentHandlers, Element, ElementContentHandlers, HtmlRewriter, Settings};
@@ -50,6 +51,53 @@ type Rewriter = HtmlRewriter<'static, Box<dyn FnMut(&[u8]) + Send>>;
 
 /// A document being read up to its insertion point.
 pub(super) struct Locator {
+    markup: Markup,
+    charset_known: bool,
+    bytes_max: usize,
+    /// Only once the shortcut has failed: building one costs more than reading a usual opening. In a mutex
+    /// only because lol_html is not `Sync`; never locked, `get_mut` is free.
+    parser: Option<Mutex<Parser>>,
+}
+
+impl Locator {
+    /// `charset_known`: the header names the encoding, so the tag may move a `<meta charset>` along.
+    /// `bytes_max`: how many bytes of the document may be read.
+    pub(super) fn new(markup: Markup, charset_known: bool, bytes_max: usize) -> Locator {
+        Locator { markup, charset_known, bytes_max, parser: None }
+    }
+
+    /// Reads on. After an answer other than `Undecided` the locator must be dropped.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Step {
+        if self.parser.is_none() {
+            if bytes.is_empty() {
+                return Step::Undecided { settled: 0 };
+            }
+            if self.markup == Markup::Html
+                && let Some(offset) = opening::scan(bytes, self.charset_known)
+                && offset <= self.bytes_max
+            {
+                return Step::At(offset as u64);
+            }
+        }
+        self.parser().push(bytes)
+    }
+
+    /// The document ended without an answer: its end is the insertion point if that is a place for a tag.
+    pub(super) fn finish(&mut self) -> Step {
+        self.parser().finish()
+    }
+
+    fn parser(&mut self) -> &mut Parser {
+        let (markup, charset_known, bytes_max) = (self.markup, self.charset_known, self.bytes_max);
+        self.parser
+            .get_or_insert_with(|| Mutex::new(Parser::new(markup, charset_known, bytes_max)))
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// lol_html, and what it has told so far.
+struct Parser {
     rewriter: Rewriter,
     scan: Arc<Mutex<Scan>>,
     bom: Bom,
@@ -60,10 +108,8 @@ pub(super) struct Locator {
     bytes_max: u64,
 }
 
-impl Locator {
-    /// `charset_known`: the header names the encoding, so the tag may move a `<meta charset>` along.
-    /// `bytes_max`: how many bytes of the document may be read.
-    pub(super) fn new(markup: Markup, charset_known: bool, bytes_max: usize) -> Locator {
+impl Parser {
+    fn new(markup: Markup, charset_known: bool, bytes_max: usize) -> Parser {
         let scan = Arc::new(Mutex::new(Scan {
             markup,
             charset_known: charset_known || markup == Markup::Xhtml,
@@ -114,7 +160,7 @@ impl Locator {
             let scan = scan.clone();
             move |bytes: &[u8]| lock(&scan).settled += bytes.len() as u64
         };
-        Locator {
+        Parser {
             rewriter: HtmlRewriter::new(settings, Box::new(on_output)),
             scan,
             bom: Bom::Matching(0),
@@ -124,8 +170,7 @@ impl Locator {
         }
     }
 
-    /// Reads on. After an answer other than `Undecided` the locator must be dropped.
-    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Step {
+    fn push(&mut self, mut bytes: &[u8]) -> Step {
         while let Bom::Matching(matched) = self.bom {
             let Some(first) = bytes.first() else { return self.undecided() };
             if *first != BOM[matched] {
@@ -152,8 +197,7 @@ impl Locator {
         self.undecided()
     }
 
-    /// The document ended without an answer: its end is the insertion point if that is a place for a tag.
-    pub(super) fn finish(&mut self) -> Step {
+    fn finish(&mut self) -> Step {
         if let Bom::Matching(matched) = self.bom {
             self.bom = Bom::Passed;
             if let Some(answer) = self.parse(&BOM[..matched]) {
@@ -389,8 +433,17 @@ const SLICE_BYTES: usize = 1024;
 const PARSER_OVERHEAD_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// What lol_html says of a whole page, without the shortcut.
+    pub(in super::super) fn parse_whole(page: &[u8], charset_known: bool) -> Step {
+        let mut parser = Parser::new(Markup::Html, charset_known, BYTES_MAX);
+        match parser.push(page) {
+            Step::Undecided { .. } => parser.finish(),
+            answer => answer,
+        }
+    }
 
     const BYTES_MAX: usize = 4096;
 

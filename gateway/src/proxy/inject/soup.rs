@@ -6,7 +6,9 @@
 use super::body::{Brief, Injection, Outcome};
 use super::coding::Coding;
 use super::coding::tests::{decode_all, encode_all};
-use super::locate::Markup;
+use super::locate::tests::parse_whole;
+use super::locate::{Markup, Step};
+use super::opening;
 use bytes::Bytes;
 use html5ever::tendril::TendrilSink;
 use markup5ever_rcdom::{Handle, NodeData, RcDom};
@@ -16,7 +18,7 @@ use rand::{Rng, SeedableRng};
 
 #[test]
 fn soup_with_the_tag_is_the_soup_plus_one_script() {
-    let mut injected = 0;
+    let (mut injected, mut shortcuts) = (0, 0);
     for seed in 0..CASES {
         let mut random = StdRng::seed_from_u64(seed);
         let page = soup(&mut random);
@@ -24,6 +26,12 @@ fn soup_with_the_tag_is_the_soup_plus_one_script() {
         let chunks = cut(&mut random, page.as_bytes());
         let (output, outcome) = run(None, charset_known, &[page.as_bytes()], None);
         let context = format!("seed {seed}, charset known {charset_known}, {outcome:?}\n{page:?}");
+
+        // The shortcut must say what lol_html says, or nothing.
+        if let Some(offset) = opening::scan(page.as_bytes(), charset_known) {
+            shortcuts += 1;
+            assert_eq!(parse_whole(page.as_bytes(), charset_known), Step::At(offset as u64), "{context}");
+        }
 
         let (in_pieces, again) = run(None, charset_known, &chunks, None);
         assert_eq!((&in_pieces, again), (&output, outcome), "cut: {context}");
@@ -44,6 +52,7 @@ fn soup_with_the_tag_is_the_soup_plus_one_script() {
         }
     }
     assert!(injected > CASES / 3, "only {injected} pages were injected: the soup is too thin");
+    assert!(shortcuts > CASES / 20, "only {shortcuts} pages took the shortcut: the soup is too thick");
 }
 
 fn check_codings(
