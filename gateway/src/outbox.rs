@@ -707,7 +707,7 @@ impl Work {
             }
             let is_closed = desk.closed_until.load(Ordering::Acquire) > now.0;
             if !is_closed
-                && self.store.due_for(desk.sink.name(), now, 1).await.is_ok_and(|rows| !rows.is_empty())
+                && !self.store.due_for(desk.sink.name(), now, 1).await.is_ok_and(|rows| rows.is_empty())
             {
                 return false;
             }
