@@ -5,8 +5,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state expectations")]
 
+mod crash;
 mod incidents;
 mod mail;
+mod outbox;
 mod postgres;
 mod smtp;
+mod stand_ins;
 mod store;
