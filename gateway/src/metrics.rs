@@ -18,28 +18,74 @@ pub enum Shape {
 pub type Row = (&'static str, Shape, Option<Unit>, &'static str);
 
 /// Every metric of the gateway. Names end in their unit; counters in `_total`.
+#[rustfmt::skip] // One row a line.
 pub const METRICS: &[Row] = &[
     ("gaitway_build_info", Shape::Gauge, None, "Always 1; the label names the version."),
-    (
-        "process_resident_memory_bytes",
-        Shape::Gauge,
-        Some(Unit::Bytes),
-        "Memory of the process that is in RAM.",
-    ),
+    // Requests.
+    ("gaitway_request_seconds", Shape::Histogram, Some(Unit::Seconds), "From a request's header to the end of its response; answered by the upstream or the gateway."),
+    ("gaitway_responses_total", Shape::Counter, None, "Responses by class of status."),
+    ("gaitway_requests_refused_total", Shape::Counter, None, "Requests answered by Gaitway instead of the app, by outcome."),
+    ("gaitway_framing_refused_total", Shape::Counter, None, "Ambiguous or malformed requests, by fault; nothing of them went upstream."),
+    ("gaitway_proxy_errors_total", Shape::Counter, None, "Requests that failed, by side and kind."),
+    ("gaitway_connections", Shape::Gauge, None, "Open visitors' connections."),
+    ("gaitway_connections_refused_total", Shape::Counter, None, "Connections closed at once because of a limit."),
+    ("gaitway_connections_cut_total", Shape::Counter, None, "Connections cut because their session was revoked."),
+    ("gaitway_tls_handshakes_failed_total", Shape::Counter, None, "TLS handshakes that came to nothing."),
+    ("gaitway_tls_reloads_total", Shape::Counter, None, "Reloads of certificate and key, by outcome."),
+    // The collector.
+    ("gaitway_injections_total", Shape::Counter, None, "Pages the collector's tag was to go into, by outcome."),
+    ("gaitway_injection_skipped_total", Shape::Counter, None, "Responses left untouched, by reason."),
+    ("gaitway_telemetry_sockets", Shape::Gauge, None, "Open telemetry sockets."),
+    ("gaitway_telemetry_batches_total", Shape::Counter, None, "Batches accepted, by door: socket or beacon."),
+    ("gaitway_telemetry_refused_total", Shape::Counter, None, "Telemetry connections or page tokens refused, by reason."),
+    ("gaitway_telemetry_rejected_total", Shape::Counter, None, "Batches thrown away, by reason."),
+    ("gaitway_browsers_dismissed_total", Shape::Counter, None, "Browsers told over their socket to go to the logout page."),
+    // Identity.
+    ("gaitway_tokens_verified_total", Shape::Counter, None, "Tokens whose signature was verified; cached ones are not counted again."),
+    ("gaitway_tokens_rejected_total", Shape::Counter, None, "Tokens that do not count, by reason."),
+    ("gaitway_own_cookies_rejected_total", Shape::Counter, None, "Gaitway's own cookies with a false signature."),
+    ("gaitway_jwks_fetches_total", Shape::Counter, None, "Fetches of the key set, by outcome."),
+    // Decisions.
+    ("gaitway_sessions", Shape::Gauge, None, "Live sessions."),
+    ("gaitway_sessions_sampled", Shape::Gauge, None, "Of the most recently seen sessions, 2,000 at most, those in each state of telemetry."),
+    ("gaitway_shard_inputs_shed_total", Shape::Counter, None, "Inputs not looked at because a shard was busy."),
+    ("gaitway_incidents_total", Shape::Counter, None, "Incidents by action and mode; those in shadow only noted."),
+    ("gaitway_challenges_total", Shape::Counter, None, "Answers to the challenge page, by outcome."),
+    ("gaitway_budget_tripped", Shape::Gauge, None, "1 while the budget has put everything into shadow."),
+    ("gaitway_budget_trips_total", Shape::Counter, None, "Times the budget was reached."),
+    ("gaitway_policy_reloads_total", Shape::Counter, None, "Reloads of the policy file, by outcome."),
+    ("gaitway_policy_last_reload_successful", Shape::Gauge, None, "0 while the policy file holds mistakes and the last good one is in force."),
+    // Carrying out.
+    ("gaitway_outbox_depth", Shape::Gauge, None, "Incidents handed over and not carried out yet."),
+    ("gaitway_outbox_unrecorded", Shape::Gauge, None, "Incidents waiting for a store that does not answer."),
+    ("gaitway_outbox_steps_pending", Shape::Gauge, None, "Steps of recorded incidents that are still to be done."),
+    ("gaitway_outbox_carried_out_seconds", Shape::Histogram, Some(Unit::Seconds), "From a decision to the login's end or return."),
+    ("gaitway_outbox_board_errors_total", Shape::Counter, None, "Revocations and pardons the board did not take at once."),
+    ("gaitway_store_errors_total", Shape::Counter, None, "Failed reads and writes of the store."),
+    ("gaitway_alerts_total", Shape::Counter, None, "Alerts by sink and outcome."),
+    ("gaitway_alert_delay_seconds", Shape::Histogram, Some(Unit::Seconds), "From a decision to the alert's delivery, by sink."),
+    ("gaitway_mail_receivers_refused_total", Shape::Counter, None, "Receivers the mail server refused while it took the mail for others."),
+    // Revocations.
+    ("gaitway_revocations_active", Shape::Gauge, None, "Revocations in force on this replica's board."),
+    ("gaitway_revocation_backend_up", Shape::Gauge, None, "1 while the shared backend answers; an embedded board is always up."),
+    ("gaitway_revocation_queue", Shape::Gauge, None, "Changes that wait for the shared backend."),
+    ("gaitway_revocation_propagation_seconds", Shape::Histogram, Some(Unit::Seconds), "From a decision on another replica to this replica's board."),
+    ("gaitway_revocations_dropped_total", Shape::Counter, None, "Revocations the full board could not take."),
+    ("gaitway_revocation_entries_unreadable_total", Shape::Counter, None, "Entries of the shared backend that this version cannot read."),
+    // Operators and the process.
+    ("gaitway_ops_login_failures_total", Shape::Counter, None, "Wrong operators' passwords."),
+    ("process_resident_memory_bytes", Shape::Gauge, Some(Unit::Bytes), "Memory of the process that is in RAM."),
     ("process_open_fds", Shape::Gauge, None, "Open file descriptors."),
     ("process_max_fds", Shape::Gauge, None, "File descriptors the process may open."),
     ("process_cpu_seconds_total", Shape::Counter, Some(Unit::Seconds), "CPU time used, user and system."),
-    (
-        "process_start_time_seconds",
-        Shape::Gauge,
-        Some(Unit::Seconds),
-        "Start of the process, seconds since 1970.",
-    ),
+    ("process_start_time_seconds", Shape::Gauge, Some(Unit::Seconds), "Start of the process, seconds since 1970."),
 ];
 
-/// Upper bounds of every histogram in seconds: from a memory read to a slow upstream.
+/// Upper bounds of every histogram in seconds: from a memory read over a slow upstream to an alert
+/// that waited for the mail server.
 const SECONDS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0, 60.0, 600.0, 3600.0,
 ];
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -155,6 +201,44 @@ mod tests {
             assert!(text.contains(&format!("# HELP {name} {doc}")), "{name}:\n{text}");
         }
         assert!(resident_bytes().unwrap() > 1024 * 1024);
+    }
+
+    /// Every `counter!("name"` and its kin in this package's sources.
+    fn recorded() -> Vec<(String, Shape)> {
+        let macros =
+            [("counter!(", Shape::Counter), ("gauge!(", Shape::Gauge), ("histogram!(", Shape::Histogram)];
+        let mut found = Vec::new();
+        let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let Ok(text) = std::fs::read_to_string(&path) else { continue };
+                for (call, shape) in macros {
+                    for part in text.split(call).skip(1) {
+                        let name =
+                            part.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+                        found.extend(
+                            name.filter(|name| name.contains('_')).map(|name| (name.to_owned(), shape)),
+                        );
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_metric_that_is_recorded_is_described_as_what_it_is() {
+        let recorded = recorded();
+        assert!(recorded.len() > 20, "the sources are read wrongly: {recorded:?}");
+        for (name, shape) in recorded {
+            let row = METRICS.iter().find(|row| row.0 == name);
+            assert_eq!(row.map(|row| row.1), Some(shape), "{name} belongs into the table in metrics.rs");
+        }
     }
 
     #[test]

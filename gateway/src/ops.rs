@@ -86,8 +86,6 @@ pub struct ModelInForce {
     pub hash: String,
     /// The model has learnt this site; until then it never logs anybody out.
     pub calibrated: bool,
-    /// Evidence at which a session counts as a bot, in nats.
-    pub bot_threshold: f32,
 }
 
 impl InForce {

@@ -3,7 +3,7 @@
 //! All three become one tree of located values, later ones on top; the tree is read against the
 //! table of settings. Must not know: any particular setting.
 
-use super::settings::{Field, Kind, Setting, variable_name, walk};
+use super::settings::{DefaultOf, Field, Kind, Setting, variable_name, walk};
 use super::{Config, check};
 use gaitway_policies::document::{self, Document, nearest};
 use std::collections::BTreeMap;
@@ -163,7 +163,7 @@ impl Config {
             // A setting that could not be read stands at its default: what follows from that is no news.
             let follows =
                 |path: &&str| wrong.iter().any(|w| !w.is_empty() && (within(path, w) || within(w, path)));
-            if !paths.iter().any(|path| follows(path)) {
+            if !paths.iter().any(follows) {
                 let path = paths.first().copied().unwrap_or_default();
                 reader.say(reader.origin(path), path, message, None);
             }
@@ -179,7 +179,7 @@ impl Config {
 }
 
 /// The table's root: fields of the whole configuration and their defaults.
-pub(super) fn root() -> (&'static [Field], fn() -> serde_json::Value) {
+pub(super) fn root() -> (&'static [Field], DefaultOf) {
     Config::KIND.section().unwrap_or((&[], || serde_json::Value::Null))
 }
 
@@ -377,7 +377,7 @@ impl Reader {
     fn section(
         &mut self,
         fields: &'static [Field],
-        default: fn() -> serde_json::Value,
+        default: DefaultOf,
         node: &Node,
         path: &str,
     ) -> serde_json::Value {

@@ -27,9 +27,12 @@ pub enum Kind {
     Section {
         fields: &'static [Field],
         /// The section as it is when nobody says anything.
-        default: fn() -> serde_json::Value,
+        default: DefaultOf,
     },
 }
+
+/// Makes a section's default.
+pub type DefaultOf = fn() -> serde_json::Value;
 
 /// One row of the table: a setting or a section of settings.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +116,7 @@ impl<T: Setting> Setting for Vec<T> {
 
 impl Kind {
     /// The fields, if this is a section, optional or not.
-    pub fn section(&self) -> Option<(&'static [Field], fn() -> serde_json::Value)> {
+    pub fn section(&self) -> Option<(&'static [Field], DefaultOf)> {
         match *self {
             Kind::Section { fields, default } => Some((fields, default)),
             Kind::Optional(inner) => inner.section(),

@@ -154,10 +154,11 @@ const state = {
   now: Date.now(), paused: false, detail: null, detailData: null, signedIn: false,
 };
 
-const threshold = () => state.status?.in_force.model.bot_threshold || 0;
+/** Evidence from which the model calls this session a bot; 0 while it has none to say. */
+const threshold = ({assessment: {bot_threshold: mark}}) => (mark > 0 && mark < 1e6 ? mark : 0);
 const isOut = (session) => session.refused !== null || session.standing.standing === 'deny';
 const isPardoned = (session) => session.pardoned_until !== null && session.pardoned_until > state.now;
-const isPast = (session) => threshold() > 0 && session.assessment.bot_evidence >= threshold();
+const isPast = (session) => threshold(session) > 0 && session.assessment.bot_evidence >= threshold(session);
 const needsLook = (session) => !isPardoned(session) &&
   (isOut(session) || isPast(session) || session.decisions.some((d) => SHUTS_OUT.includes(d.action)));
 
@@ -179,7 +180,7 @@ const standing = (session) => {
 const evidence = (session) => {
   const {bot_evidence: found, windows} = session.assessment;
   if (!windows) return el('span', {class: 'quiet'}, 'Not judged');
-  const mark = threshold();
+  const mark = threshold(session);
   const top = Math.max(mark * 1.25, found, 1);
   const percent = (value) => `${Math.min(100, Math.max(0, (100 * value) / top)).toFixed(1)}%`;
   const text = mark ? `${figure(found)} of ${figure(mark)}` : figure(found);
@@ -247,7 +248,7 @@ const showSessions = () => {
   const age = (session) => ago(session.last_seen, state.now);
   const shown = found.slice(0, ROWS_MAX);
   keyed($('sessions-rows'), shown, (session) => session.identity.session,
-    (session) => JSON.stringify([session, age(session), threshold(), isPardoned(session)]), sessionRow);
+    (session) => JSON.stringify([session, age(session), isPardoned(session)]), sessionRow);
   const total = state.more ? `more than ${plural(state.sessions.length, 'session')}` : plural(state.sessions.length, 'session');
   const part = found.length === state.sessions.length ? total : `${found.length} of ${total}`;
   $('sessions-count').textContent = shown.length < found.length ? `${part}, the first ${ROWS_MAX} below` : part;
@@ -364,7 +365,7 @@ const verdict = (session) => {
   if (!windows) return 'There is too little input to say anything yet.';
   const learnt = calibrated ? '' : ' The model has not learnt this site yet, so it shows and logs nobody out by itself.';
   if (isPast(session)) return `The evidence is past the mark at which the model calls a session a bot.${learnt}`;
-  return `${found > threshold() / 2 ? 'Some evidence for a bot, but not enough to call it one.' : 'Looks like a person so far.'}${learnt}`;
+  return `${threshold(session) && found > threshold(session) / 2 ? 'Some evidence for a bot, but not enough to call it one.' : 'Looks like a person so far.'}${learnt}`;
 };
 
 const judged = (session) => {
@@ -388,6 +389,7 @@ const judged = (session) => {
       ['Latest score', assessment.bot_score === null ? 'none yet' : `${Math.round(assessment.bot_score * 100)} % likely a bot, in the latest of ${plural(assessment.windows, 'window')}`],
       ['Input', `${MODALITY[assessment.modality] || assessment.modality}, ${plural(assessment.evidence.events, 'event')} in ${figure(assessment.evidence.seconds)} s of activity`],
       ['Telemetry', (TELEMETRY[assessment.telemetry] || ['', assessment.telemetry])[1]],
+      assessment.automation ? ['Browser', 'says of itself that a program drives it (navigator.webdriver)'] : null,
       ['First seen', `${moment(session.opened)} (${ago(session.opened, state.now)})`],
       ['Last seen', `${moment(session.last_seen)} (${ago(session.last_seen, state.now)})`],
       ['Requests', session.requests.toLocaleString('en')],
