@@ -65,10 +65,11 @@ pub enum Input {
         revoked: bool,
         until: Timestamp,
     },
-    /// An assessment made elsewhere, in place of a batch: recorded sessions are replayed with it.
-    Assessed {
+    /// Facts gathered elsewhere, in place of batches and requests: recorded sessions are replayed
+    /// with it. The session's age and passed challenges stay the engine's own.
+    Observed {
         identity: Identity,
-        assessment: Box<Assessment>,
+        facts: Box<Facts>,
     },
     /// An operator has looked at what tripped the budget and lets the policy enforce again.
     ResetBudget {
@@ -262,7 +263,7 @@ impl Engine {
         Engine::with(shard, limits, policies, Some(detector))
     }
 
-    /// An engine that gets its assessments from [`Input::Assessed`].
+    /// An engine that gets its assessments from [`Input::Observed`].
     pub fn replaying(shard: u8, limits: EngineLimits, policies: Arc<PolicySet>) -> Engine {
         Engine::with(shard, limits, policies, None)
     }
@@ -309,11 +310,13 @@ impl Engine {
         self.latest = now;
         match input {
             Input::Batch { identity, page, batch } => self.handle_batch(effects, now, identity, page, &batch),
-            Input::Assessed { identity, assessment } => {
+            Input::Observed { identity, facts } => {
                 let session = self.open(effects, now, identity);
                 if let Some(tracked) = self.sessions.get_mut(&session) {
                     tracked.batches += 1;
-                    tracked.facts.assessment = *assessment;
+                    tracked.facts = *facts;
+                    tracked.facts.user_id = tracked.identity.user_id();
+                    tracked.facts.user_groups.clone_from(&tracked.identity.groups);
                 }
                 self.judge(effects, now, session);
             }
@@ -595,11 +598,8 @@ impl Engine {
             let Some((_, idlest)) = self.by_last_seen.first().copied() else { break };
             self.close(effects, idlest);
         }
-        let facts = Facts {
-            user_id: identity.subject.map(|subject| subject.to_string()).unwrap_or_default(),
-            user_groups: identity.groups.clone(),
-            ..Facts::default()
-        };
+        let facts =
+            Facts { user_id: identity.user_id(), user_groups: identity.groups.clone(), ..Facts::default() };
         let due = now.plus(Duration::from_millis(self.limits.session_idle_ms));
         let tracked = Tracked {
             identity,

@@ -66,3 +66,10 @@ pub struct Identity {
     /// Verified group claims, for `user.groups`; at most 32.
     pub groups: Vec<String>,
 }
+
+impl Identity {
+    /// The subject's pseudonym as rules see it; "" for a visitor without a login.
+    pub fn user_id(&self) -> String {
+        self.subject.map(|subject| subject.to_string()).unwrap_or_default()
+    }
+}

@@ -3,7 +3,9 @@
 //! Pure: no sockets, files, clock, OS randomness, async or environment. Knows models' vocabulary;
 //! must not know: how anything is carried out.
 
+pub mod backtest;
 pub mod budget;
+pub mod case;
 pub mod condition;
 pub mod decide;
 pub mod document;
@@ -11,6 +13,8 @@ pub mod engine;
 pub mod facts;
 pub mod identity;
 pub mod policy;
+pub mod record;
+pub mod report;
 
 pub use budget::SharedBudget;
 pub use engine::{Effect, Engine, Incident, Input, Standing};

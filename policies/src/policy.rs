@@ -93,6 +93,7 @@ impl Default for Budget {
 /// A sentence with facts in it: `{bot.evidence} after {evidence.seconds} s`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reason {
+    source: String,
     parts: Vec<Part>,
 }
 
@@ -162,6 +163,11 @@ impl Action {
 }
 
 impl Reason {
+    /// As written in the file.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The sentence for these facts. Texts from outside are shortened and stripped of control characters.
     pub fn text(&self, facts: &Facts) -> String {
         let mut text = String::new();
@@ -198,8 +204,8 @@ fn version_of(yaml: &str) -> String {
     Sha256::digest(yaml.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-const MODES: &[(&str, Mode)] = &[("shadow", Mode::Shadow), ("enforce", Mode::Enforce)];
-const ACTIONS: &[(&str, Action)] = &[
+pub(crate) const MODES: &[(&str, Mode)] = &[("shadow", Mode::Shadow), ("enforce", Mode::Enforce)];
+pub(crate) const ACTIONS: &[(&str, Action)] = &[
     ("allow", Action::Allow),
     ("log", Action::Log),
     ("tag", Action::Tag),
@@ -297,7 +303,10 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str, default_m
     }
     let reason = match (fields.get("reason"), &name) {
         (Some((node, path)), _) => read_reason(reader, node, &path),
-        (None, Some(name)) => Some(Reason { parts: vec![Part::Text(format!("rule {name} matched"))] }),
+        (None, Some(name)) => {
+            let source = format!("rule {name} matched");
+            Some(Reason { parts: vec![Part::Text(source.clone())], source })
+        }
         (None, None) => None,
     };
     let (condition, measure) = (condition?, measure?);
@@ -477,7 +486,7 @@ fn read_reason<'d>(reader: &mut Reader<'d>, node: &'d Node, path: &str) -> Optio
         rest = &rest[close + 1..];
     }
     parts.push(Part::Text(rest.to_owned()));
-    right.then_some(Reason { parts })
+    right.then(|| Reason { source: text.to_owned(), parts })
 }
 
 fn read_budget<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Budget> {

@@ -207,7 +207,7 @@ impl World {
         let identity = self.identity();
         let session = identity.session;
         match self.rng.random_range(0..100) {
-            0..45 => Input::Assessed { identity, assessment: Box::new(self.assessment(session)) },
+            0..45 => Input::Observed { identity, facts: Box::new(self.facts(session)) },
             45..75 => Input::Request {
                 identity,
                 request: RequestSeen::default(),
@@ -248,21 +248,21 @@ impl World {
         }
     }
 
-    fn assessment(&mut self, session: SessionId) -> Assessment {
+    fn facts(&mut self, session: SessionId) -> Facts {
         let evidence = self.evidence.entry(session).or_insert(0.0);
         *evidence = (*evidence + self.rng.random_range(-0.5..2.5_f32)).clamp(0.0, 12.0);
         let friend = session.0[0] == 0 && self.rng.random_range(0..4) == 0;
-        Assessment {
-            bot_score: Some(self.rng.random_range(0.0..1.0)),
-            bot_evidence: if friend { 99.0 } else { *evidence },
-            ..Assessment::default()
-        }
+        let mut facts = Facts::default();
+        facts.assessment.bot_score = Some(self.rng.random_range(0.0..1.0));
+        facts.assessment.bot_evidence = if friend { 99.0 } else { *evidence };
+        facts.requests_per_minute = f64::from(self.rng.random_range(0..6_u8));
+        facts
     }
 
     /// One input to its shard (some to both), and the effects to the witness.
     fn give(&mut self, input: Input) {
         let shard = match &input {
-            Input::Assessed { identity, .. }
+            Input::Observed { identity, .. }
             | Input::Request { identity, .. }
             | Input::Batch { identity, .. } => Some(identity.session),
             Input::ChallengePassed { session }
@@ -335,7 +335,7 @@ impl Witness {
         input: &Input,
         effects: &[Effect],
     ) {
-        let by_policy = matches!(input, Input::Assessed { .. } | Input::Request { .. });
+        let by_policy = matches!(input, Input::Observed { .. } | Input::Request { .. });
         let was_tripped = self.tripped;
         for (granted, span) in self.granted.iter_mut().zip([60, 3_600, 86_400]) {
             granted.retain(|(at, _)| now.since(*at) < Duration::from_secs(span));
@@ -404,9 +404,9 @@ impl Witness {
                 self.pardons.insert(*session, *until);
                 self.spoke.retain(|(spoken, ..), _| spoken != session);
             }
-            Input::Assessed { identity, assessment } => {
+            Input::Observed { identity, facts } => {
                 let pardoned = self.pardons.get(&identity.session).is_some_and(|until| now < *until);
-                self.reached.held_by_pardon += usize::from(pardoned && assessment.bot_evidence >= 8.0);
+                self.reached.held_by_pardon += usize::from(pardoned && facts.assessment.bot_evidence >= 8.0);
             }
             _ => {}
         }

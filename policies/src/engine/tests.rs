@@ -53,7 +53,10 @@ impl Story {
             evidence: Evidence { seconds: 60.0, events: 1_000 },
             ..Assessment::default()
         };
-        self.input(Input::Assessed { identity: identity(n), assessment: Box::new(assessment) })
+        self.input(Input::Observed {
+            identity: identity(n),
+            facts: Box::new(Facts { assessment, ..Facts::default() }),
+        })
     }
 
     fn request(&mut self, n: u8) -> &mut Story {
@@ -123,8 +126,9 @@ fn a_revocation_outlives_its_token() {
     let mut story = Story::with(LOGOUT);
     let expires_at = story.now.plus(Duration::from_millis(90 * 24 * 60 * MINUTE));
     let identity = Identity { expires_at: Some(expires_at), ..identity(1) };
-    let assessment = Box::new(Assessment { bot_evidence: 9.0, ..Assessment::default() });
-    story.input(Input::Assessed { identity, assessment });
+    let assessment = Assessment { bot_evidence: 9.0, ..Assessment::default() };
+    let facts = Box::new(Facts { assessment, ..Facts::default() });
+    story.input(Input::Observed { identity, facts });
     assert!(matches!(&story.effects[1], Effect::Stand { until, .. } if *until == expires_at));
 }
 

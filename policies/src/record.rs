@@ -1,0 +1,281 @@
+//! Recorded sessions: an open JSON-lines format, one line whenever something about a session changed.
+//!
+//! The first line is `{"gaitway":"sessions","version":1}`. Every other line names a session and a
+//! time in milliseconds, and the facts that changed, by the names policies use:
+//! `{"session":"s_…","at":1800000000000,"user":"u_…","facts":{"bot.evidence":3.5,"evidence.seconds":12}}`.
+//! `user` and `groups` stand on a session's first line; facts not named keep their last value. Lines
+//! are in the order of time. Must not know: where lines come from, what is decided over them.
+
+use crate::facts::{FACTS, FactKind, FactValue, Facts, find};
+use crate::identity::{Identity, SessionId, SubjectId};
+use gaitway_models::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+
+/// First line of a recording.
+pub const HEADER: &str = r#"{"gaitway":"sessions","version":1}"#;
+/// Longest line, in bytes: all facts and 32 groups fit many times over.
+pub const LINE_BYTES_MAX: usize = 64 * 1024;
+/// Most sessions of one replay; each costs about a kilobyte while it is replayed.
+pub const SESSIONS_MAX: usize = 4_000_000;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    #[error("line {0}: not a recording: the first line must be {HEADER}")]
+    Header(usize),
+    #[error("line {0}: longer than {LINE_BYTES_MAX} bytes")]
+    TooLong(usize),
+    #[error("line {line}: {problem}")]
+    Malformed { line: usize, problem: String },
+    #[error("line {line}: unknown fact or wrong type: {fact}")]
+    Fact { line: usize, fact: String },
+    #[error("line {line}: earlier than the line before; recordings are in the order of time")]
+    Order { line: usize },
+    #[error("line {0}: more than {SESSIONS_MAX} sessions")]
+    TooManySessions(usize),
+}
+
+/// One line.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    session: SessionId,
+    at: u64,
+    #[serde(default)]
+    user: Option<SubjectId>,
+    #[serde(default)]
+    groups: Option<Vec<String>>,
+    #[serde(default)]
+    facts: Map<String, Value>,
+}
+
+/// What is known of a recorded session at some line.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    pub identity: Identity,
+    pub facts: Facts,
+    pub first: Timestamp,
+    pub last: Timestamp,
+}
+
+/// Reads lines and keeps every session's latest facts.
+#[derive(Default)]
+pub struct Recording {
+    line: usize,
+    latest: Timestamp,
+    sessions: HashMap<SessionId, Recorded>,
+}
+
+impl Recording {
+    pub fn new() -> Recording {
+        Recording::default()
+    }
+
+    /// Takes the next line; gives the session it speaks of, or `None` for a header or an empty line.
+    pub fn read(&mut self, text: &str) -> Result<Option<&Recorded>, RecordError> {
+        self.line += 1;
+        let line = self.line;
+        if text.len() > LINE_BYTES_MAX {
+            return Err(RecordError::TooLong(line));
+        }
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        // Several recordings may follow each other, each with its header.
+        if text.starts_with(r#"{"gaitway""#) {
+            return if text.trim() == HEADER { Ok(None) } else { Err(RecordError::Header(line)) };
+        }
+        if line == 1 {
+            return Err(RecordError::Header(line));
+        }
+        let read: Line = serde_json::from_str(text)
+            .map_err(|error| RecordError::Malformed { line, problem: error.to_string() })?;
+        let at = Timestamp(read.at);
+        if at < self.latest {
+            return Err(RecordError::Order { line });
+        }
+        self.latest = at;
+        if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&read.session) {
+            return Err(RecordError::TooManySessions(line));
+        }
+        let recorded = self.sessions.entry(read.session).or_insert_with(|| Recorded {
+            identity: Identity {
+                session: read.session,
+                subject: None,
+                token: None,
+                expires_at: None,
+                issued_at: None,
+                groups: Vec::new(),
+            },
+            facts: Facts::default(),
+            first: at,
+            last: at,
+        });
+        recorded.last = at;
+        if read.user.is_some() {
+            recorded.identity.subject = read.user;
+        }
+        if let Some(groups) = read.groups {
+            recorded.identity.groups = groups;
+        }
+        for (name, value) in &read.facts {
+            if !set_json(&mut recorded.facts, name, value) {
+                return Err(RecordError::Fact { line, fact: name.clone() });
+            }
+        }
+        Ok(Some(recorded))
+    }
+
+    /// All sessions read so far.
+    pub fn sessions(&self) -> &HashMap<SessionId, Recorded> {
+        &self.sessions
+    }
+}
+
+/// Writes the line for `facts` at `at`: everything that differs from `before`, which is `None` for a
+/// session's first line. `None` if nothing differs. Addresses are not recorded.
+pub fn line(identity: &Identity, at: Timestamp, facts: &Facts, before: Option<&Facts>) -> Option<String> {
+    let usual = Facts::default();
+    let compared = before.unwrap_or(&usual);
+    let mut changed = Map::new();
+    for fact in FACTS.iter().filter(|fact| fact.tellable && !fact.name.starts_with("user.")) {
+        // Age follows from the time of the first line.
+        if fact.name == "session.age" {
+            continue;
+        }
+        let value = (fact.get)(facts);
+        if value != (fact.get)(compared) {
+            changed.insert(fact.name.to_owned(), json(value));
+        }
+    }
+    if changed.is_empty() && before.is_some() {
+        return None;
+    }
+    let mut line = Map::new();
+    line.insert("session".into(), identity.session.to_string().into());
+    line.insert("at".into(), at.0.into());
+    if before.is_none() {
+        if let Some(subject) = identity.subject {
+            line.insert("user".into(), subject.to_string().into());
+        }
+        if !identity.groups.is_empty() {
+            line.insert("groups".into(), identity.groups.clone().into());
+        }
+    }
+    line.insert("facts".into(), changed.into());
+    Some(Value::Object(line).to_string())
+}
+
+/// Sets one fact from JSON; false if there is no such fact or the type is another.
+pub fn set_json(facts: &mut Facts, name: &str, value: &Value) -> bool {
+    let Some(fact) = find(name).map(|index| &FACTS[index]) else { return false };
+    let texts: Vec<String>;
+    let value = match (fact.kind, value) {
+        (FactKind::Bool, Value::Bool(value)) => FactValue::Bool(*value),
+        (FactKind::Int, Value::Number(number)) => match number.as_i64().filter(|whole| *whole >= 0) {
+            Some(whole) => FactValue::Int(whole),
+            None => return false,
+        },
+        (FactKind::Double { least, most }, Value::Number(number)) => match number.as_f64() {
+            Some(number) if (least..=most).contains(&number) => FactValue::Double(number),
+            _ => return false,
+        },
+        (FactKind::Text { .. }, Value::String(text)) => FactValue::Text(text),
+        (FactKind::List, Value::Array(items)) => {
+            texts = items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect();
+            if texts.len() < items.len() {
+                return false;
+            }
+            FactValue::List(&texts)
+        }
+        _ => return false,
+    };
+    (fact.set)(facts, value)
+}
+
+fn json(value: FactValue<'_>) -> Value {
+    match value {
+        FactValue::Bool(value) => value.into(),
+        FactValue::Int(value) => value.into(),
+        FactValue::Double(value) => value.into(),
+        FactValue::Text(value) => value.into(),
+        FactValue::List(values) => values.to_vec().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[&str]) -> Result<Vec<f64>, RecordError> {
+        let mut recording = Recording::new();
+        let mut evidence = Vec::new();
+        for line in lines {
+            if let Some(recorded) = recording.read(line)? {
+                evidence.push(f64::from(recorded.facts.assessment.bot_evidence));
+            }
+        }
+        Ok(evidence)
+    }
+
+    const SESSION: &str = "s_01010101010101010101010101010101";
+
+    #[test]
+    fn facts_keep_their_last_value() {
+        let first = format!(r#"{{"session":"{SESSION}","at":1,"facts":{{"bot.evidence":2.5}}}}"#);
+        let second = format!(r#"{{"session":"{SESSION}","at":2,"facts":{{"bot.score":0.5}}}}"#);
+        assert_eq!(read(&[HEADER, &first, "", &second]).unwrap(), [2.5, 2.5]);
+    }
+
+    #[test]
+    fn what_is_no_recording_is_refused_by_line() {
+        let line = |facts: &str, at: u64| format!(r#"{{"session":"{SESSION}","at":{at},"facts":{facts}}}"#);
+        assert_eq!(read(&["{}"]), Err(RecordError::Header(1)));
+        assert_eq!(read(&[r#"{"gaitway":"sessions","version":2}"#]), Err(RecordError::Header(1)));
+        for facts in [
+            r#"{"bot.scor":1}"#,
+            r#"{"bot.score":"x"}"#,
+            r#"{"bot.score":7}"#,
+            r#"{"bot.windows":-1}"#,
+            r#"{"modality":"nose"}"#,
+        ] {
+            assert!(
+                matches!(read(&[HEADER, &line(facts, 1)]), Err(RecordError::Fact { line: 2, .. })),
+                "{facts}"
+            );
+        }
+        assert_eq!(read(&[HEADER, &line("{}", 5), &line("{}", 4)]), Err(RecordError::Order { line: 3 }));
+        assert!(matches!(read(&[HEADER, "{\"session\":"]), Err(RecordError::Malformed { line: 2, .. })));
+        assert_eq!(read(&[HEADER, &"x".repeat(LINE_BYTES_MAX + 1)]), Err(RecordError::TooLong(2)));
+    }
+
+    #[test]
+    fn a_written_line_reads_back_and_tells_only_changes() {
+        let identity = Identity {
+            session: SessionId([1; 16]),
+            subject: Some(SubjectId([2; 16])),
+            token: None,
+            expires_at: None,
+            issued_at: None,
+            groups: vec!["staff".into()],
+        };
+        let mut facts = Facts { net_ip: "192.0.2.1".into(), route: "shop".into(), ..Facts::default() };
+        facts.assessment.bot_evidence = 3.25;
+        let first = line(&identity, Timestamp(1), &facts, None).unwrap();
+        assert!(!first.contains("192.0.2.1"));
+        assert_eq!(line(&identity, Timestamp(2), &facts, Some(&facts)), None);
+        let mut later = facts.clone();
+        later.assessment.bot_score = Some(0.75);
+        let second = line(&identity, Timestamp(2), &later, Some(&facts)).unwrap();
+        assert!(
+            second.ends_with(r#""facts":{"bot.score":0.75},"session":"s_01010101010101010101010101010101"}"#)
+        );
+        let mut recording = Recording::new();
+        recording.read(HEADER).unwrap();
+        recording.read(&first).unwrap();
+        let read = recording.read(&second).unwrap().unwrap();
+        assert_eq!((read.identity.subject, read.identity.groups.len()), (identity.subject, 1));
+        assert_eq!((read.facts.assessment.bot_evidence, read.facts.assessment.bot_score), (3.25, Some(0.75)));
+    }
+}

@@ -1,0 +1,233 @@
+//! A back-test's outcome in words, as JSON, and as one HTML page with a plot.
+//!
+//! Must not know: how an outcome came about. Everything that goes into markup is escaped here.
+
+use crate::backtest::{Difference, Outcome};
+use crate::identity::SessionId;
+use serde_json::json;
+use std::fmt::Write;
+
+/// Sessions listed one by one in text and HTML; JSON has them all.
+pub const LISTED_MAX: usize = 50;
+
+/// A policy, what it did, and what it is called.
+pub struct Side<'r> {
+    pub name: &'r str,
+    pub outcome: &'r Outcome,
+}
+
+pub fn text(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
+    let mut out = String::new();
+    let outcome = new.outcome;
+    let _ = writeln!(out, "{} ({}): {}", new.name, outcome.policy_version, headline(outcome));
+    for trip in &outcome.trips {
+        let scope =
+            if trip.account.is_some() { "one account is spared" } else { "the policy drops to shadow" };
+        let _ = writeln!(
+            out,
+            "  budget: cap {:?} of {} reached by rule {} at {}: {scope}",
+            trip.cap, trip.allowed, trip.rule, trip.at.0
+        );
+    }
+    for (rule, tally) in &outcome.rules {
+        let action = tally.action.map(|action| format!("{action:?}").to_lowercase()).unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "  rule {rule} ({action}): {} sessions, {} times enforced, {} times in shadow",
+            tally.sessions.len(),
+            tally.enforced,
+            tally.shadow
+        );
+    }
+    if let Some(old) = old {
+        let _ = writeln!(out, "{} ({}): {}", old.name, old.outcome.policy_version, headline(old.outcome));
+        let difference = outcome.difference(old.outcome);
+        let _ = writeln!(
+            out,
+            "difference: {} newly out, {} spared, {} at another second, {} the same",
+            difference.newly.len(),
+            difference.spared.len(),
+            difference.moved.len(),
+            difference.same
+        );
+        for (mark, session) in listed(&difference) {
+            let _ = writeln!(out, "  {mark} {}", sentence(session, new, old));
+        }
+    } else {
+        for (session, verdict) in outcome.out.iter().take(LISTED_MAX) {
+            let user = verdict.user.map(|user| user.to_string()).unwrap_or_else(|| "no login".into());
+            let _ = writeln!(
+                out,
+                "  {session} ({user}) at second {:.0}, rule {}: {}",
+                verdict.second, verdict.rule, verdict.reason
+            );
+        }
+    }
+    out
+}
+
+pub fn json(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
+    let side = |side: &Side<'_>| json!({ "name": side.name, "outcome": side.outcome });
+    let value = json!({
+        "new": side(new),
+        "old": old.map(side),
+        "difference": old.map(|old| new.outcome.difference(old.outcome)),
+    });
+    let mut text = serde_json::to_string_pretty(&value).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// One page without script and without anything loaded from elsewhere.
+pub fn html(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
+    let mut page = String::from(PAGE_HEAD);
+    let _ =
+        write!(page, "<h1>Back-test of {}</h1><p>{}</p>", escape(new.name), escape(&headline(new.outcome)));
+    if let Some(old) = old {
+        let _ = write!(page, "<p>Against {}: {}</p>", escape(old.name), escape(&headline(old.outcome)));
+    }
+    for trip in &new.outcome.trips {
+        let _ = write!(
+            page,
+            "<p class=loud>The budget's cap {:?} ({}) is reached by rule {}.</p>",
+            trip.cap,
+            trip.allowed,
+            escape(&trip.rule)
+        );
+    }
+    page.push_str(&plot(new, old));
+    page.push_str("<h2>Rules</h2><table><tr><th>Rule<th>Action<th>Sessions<th>Enforced<th>In shadow");
+    for (rule, tally) in &new.outcome.rules {
+        let action = tally.action.map(|action| format!("{action:?}")).unwrap_or_default();
+        let _ = write!(
+            page,
+            "<tr><td>{}<td>{action}<td>{}<td>{}<td>{}",
+            escape(rule),
+            tally.sessions.len(),
+            tally.enforced,
+            tally.shadow
+        );
+    }
+    page.push_str("</table><h2>Sessions</h2><table><tr><th><th>Session");
+    match old {
+        Some(old) => {
+            for (mark, session) in listed(&new.outcome.difference(old.outcome)) {
+                let _ = write!(page, "<tr><td>{mark}<td>{}", escape(&sentence(session, new, old)));
+            }
+        }
+        None => {
+            for (session, verdict) in new.outcome.out.iter().take(LISTED_MAX) {
+                let _ = write!(
+                    page,
+                    "<tr><td>{:.0} s<td>{session}: {} — {}",
+                    verdict.second,
+                    escape(&verdict.rule),
+                    escape(&verdict.reason)
+                );
+            }
+        }
+    }
+    page.push_str("</table>\n");
+    page
+}
+
+fn headline(outcome: &Outcome) -> String {
+    let enforced =
+        outcome.out.values().filter(|verdict| verdict.mode == crate::engine::Mode::Enforce).count();
+    format!(
+        "would shut out {} of {} sessions ({} of {} users; {} enforced, {} in shadow) over {:.0} session-minutes",
+        outcome.out.len(),
+        outcome.sessions,
+        outcome.users_out().len(),
+        outcome.users,
+        enforced,
+        outcome.out.len() - enforced,
+        outcome.session_minutes
+    )
+}
+
+fn listed(difference: &Difference) -> impl Iterator<Item = (&'static str, SessionId)> {
+    let newly = difference.newly.iter().map(|session| ("+", *session));
+    let spared = difference.spared.iter().map(|session| ("-", *session));
+    let moved = difference.moved.iter().map(|session| ("~", *session));
+    newly.chain(spared).chain(moved).take(LISTED_MAX)
+}
+
+fn sentence(session: SessionId, new: &Side<'_>, old: &Side<'_>) -> String {
+    let of = |side: &Side<'_>| match side.outcome.out.get(&session) {
+        Some(verdict) => format!("second {:.0} by {} ({})", verdict.second, verdict.rule, verdict.reason),
+        None => "stays".into(),
+    };
+    let verdict = new.outcome.out.get(&session).or(old.outcome.out.get(&session));
+    let user = verdict
+        .and_then(|verdict| verdict.user)
+        .map(|user| user.to_string())
+        .unwrap_or_else(|| "no login".into());
+    format!("{session} ({user}): {} → {}", of(old), of(new))
+}
+
+/// Sessions shut out so far over the second of their life, one line a policy.
+fn plot(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
+    const WIDTH: f64 = 640.0;
+    const HEIGHT: f64 = 200.0;
+    let seconds = |side: &Side<'_>| {
+        let mut seconds: Vec<f64> = side.outcome.out.values().map(|verdict| verdict.second).collect();
+        seconds.sort_by(f64::total_cmp);
+        seconds
+    };
+    let sides: Vec<(&str, &str, Vec<f64>)> = std::iter::once((new.name, "#b3261e", seconds(new)))
+        .chain(old.map(|old| (old.name, "#3b5bdb", seconds(old))))
+        .collect();
+    let longest = sides.iter().filter_map(|(_, _, seconds)| seconds.last()).fold(1.0_f64, |a, b| a.max(*b));
+    let most = sides.iter().map(|(_, _, seconds)| seconds.len()).max().unwrap_or(0).max(1) as f64;
+    let mut svg = format!(
+        "<h2>When</h2><svg viewBox='-50 -10 {} {}' role=img aria-label='Sessions shut out over the second of their life'>\
+         <path d='M0 0V{HEIGHT}H{WIDTH}' class=axis />\
+         <text x=-8 y=8 text-anchor=end>{most:.0}</text><text x=-8 y={HEIGHT} text-anchor=end>0</text>\
+         <text x={WIDTH} y={} text-anchor=end>{longest:.0} s</text>",
+        WIDTH + 60.0,
+        HEIGHT + 40.0,
+        HEIGHT + 16.0
+    );
+    for (index, (name, colour, seconds)) in sides.iter().enumerate() {
+        // A step at most a tenth of a pixel from the next is not drawn: the page stays small.
+        let stride = seconds.len().div_ceil(2_000).max(1);
+        let mut path = format!("M0 {HEIGHT}");
+        for (count, second) in seconds.iter().enumerate().filter(|(count, _)| count % stride == 0) {
+            let x = second / longest * WIDTH;
+            let y = HEIGHT - (count + 1) as f64 / most * HEIGHT;
+            let _ = write!(path, "H{x:.1}V{y:.1}");
+        }
+        let _ = write!(
+            svg,
+            "<path d='{path}H{WIDTH}' stroke='{colour}' fill=none stroke-width=2 /><text x={} y={} fill='{colour}'>{}</text>",
+            40 + index * 200,
+            HEIGHT + 16.0,
+            escape(name)
+        );
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+const PAGE_HEAD: &str = "<!doctype html>\n<html lang=en><meta charset=utf-8>\
+<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">\
+<meta name=viewport content='width=device-width'><title>Back-test</title>\
+<style>body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}\
+table{border-collapse:collapse}td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}\
+.loud{color:#b3261e;font-weight:600}.axis{stroke:#666;fill:none}svg{max-width:44rem;font-size:12px}</style>\n";
