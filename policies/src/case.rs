@@ -193,7 +193,7 @@ pub fn explain(policies: &PolicySet, facts: &Facts) -> Vec<String> {
             .names()
             .into_iter()
             .filter(|fact| FACTS[*fact].tellable)
-            .map(|fact| format!("{} = {}", FACTS[fact].name, value_text((FACTS[fact].get)(facts))))
+            .map(|fact| format!("{} = {}", FACTS[fact].name, (FACTS[fact].get)(facts)))
             .collect();
         lines.push(format!(
             "{} ({}, {}): {holds}: {}\n    {}",
@@ -259,16 +259,6 @@ pub fn differences(old: &PolicySet, new: &PolicySet) -> Vec<String> {
         ));
     }
     lines
-}
-
-fn value_text(value: FactValue<'_>) -> String {
-    match value {
-        FactValue::Bool(value) => value.to_string(),
-        FactValue::Int(value) => value.to_string(),
-        FactValue::Double(value) => value.to_string(),
-        FactValue::Text(value) => format!("{value:?}"),
-        FactValue::List(values) => format!("{values:?}"),
-    }
 }
 
 fn read<'d>(reader: &mut Reader<'d>, fetch: &dyn Fn(&str) -> Result<String, String>) -> Option<Vec<Case>> {

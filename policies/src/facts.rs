@@ -5,19 +5,14 @@
 
 use gaitway_models::{Assessment, Modality, TelemetryState};
 use serde::{Deserialize, Serialize};
-
-/// Evidence at which a session counts as a bot until the detector states its own figure, in nats.
-/// No window adds more than 2, so at least four windows agree; `e^8` is odds of three thousand to one.
-pub const BOT_THRESHOLD_DEFAULT: f32 = 8.0;
+use std::fmt;
 
 /// Everything known about one session when its rules are read. The default is a session of which
 /// nothing is known yet, and no default speaks against anybody.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
     pub assessment: Assessment,
-    /// Evidence at which a session counts as a bot, in nats.
-    pub bot_threshold: f32,
     /// How unlike the account's usual hand the session is, 0 to 1; `None` without a profile.
     pub owner_score: Option<f32>,
     /// How much of the session repeats recorded movement, 0 to 1; `None` until compared.
@@ -40,26 +35,6 @@ pub struct Facts {
     pub net_country: String,
     /// The session passed a challenge within the policy's pass time.
     pub challenge_passed: bool,
-}
-
-impl Default for Facts {
-    fn default() -> Facts {
-        Facts {
-            assessment: Assessment::default(),
-            bot_threshold: BOT_THRESHOLD_DEFAULT,
-            owner_score: None,
-            replay_match: None,
-            session_age_seconds: 0.0,
-            requests_per_minute: 0.0,
-            requests: 0,
-            route: String::new(),
-            user_id: String::new(),
-            user_groups: Vec::new(),
-            net_ip: String::new(),
-            net_country: String::new(),
-            challenge_passed: false,
-        }
-    }
 }
 
 /// One row of the vocabulary.
@@ -102,6 +77,26 @@ pub enum FactValue<'f> {
     Double(f64),
     Text(&'f str),
     List(&'f [String]),
+}
+
+/// From here on an amount means "never": the threshold of a detector without a model.
+const NEVER: f64 = 1e30;
+
+/// As reasons, explanations and pages show it: numbers to two places, a list by commas.
+impl fmt::Display for FactValue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FactValue::Bool(value) => f.write_str(if *value { "yes" } else { "no" }),
+            FactValue::Int(whole) => write!(f, "{whole}"),
+            FactValue::Double(number) if *number >= NEVER => f.write_str("never"),
+            FactValue::Double(number) => {
+                let text = format!("{number:.2}");
+                f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+            }
+            FactValue::Text(text) => f.write_str(text),
+            FactValue::List(items) => f.write_str(&items.join(", ")),
+        }
+    }
 }
 
 impl FactKind {
@@ -189,11 +184,11 @@ pub static FACTS: &[Fact] = &[
     Fact {
         name: "bot.threshold",
         kind: AMOUNT,
-        doc: "The evidence at which the running model calls a session a bot, in nats.",
+        doc: "The evidence at which the running model calls a session a bot, in nats; beyond reach without a model.",
         tellable: true,
         of_request: false,
-        get: |facts| FactValue::Double(decimal(facts.bot_threshold)),
-        set: double_setter!(|facts, value| facts.bot_threshold = value as f32),
+        get: |facts| FactValue::Double(decimal(facts.assessment.bot_threshold)),
+        set: double_setter!(|facts, value| facts.assessment.bot_threshold = value as f32),
     },
     Fact {
         name: "bot.windows",
@@ -203,6 +198,15 @@ pub static FACTS: &[Fact] = &[
         of_request: false,
         get: |facts| FactValue::Int(i64::from(facts.assessment.windows)),
         set: setter!(Int, |facts, value| facts.assessment.windows = u32::try_from(value).unwrap_or(0)),
+    },
+    Fact {
+        name: "bot.automation",
+        kind: FactKind::Bool,
+        doc: "The browser says of itself that a program drives it. Honest test tools say so; bots rarely do.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Bool(facts.assessment.automation),
+        set: setter!(Bool, |facts, value| facts.assessment.automation = value),
     },
     Fact {
         name: "owner.score",

@@ -6,7 +6,7 @@
 use crate::condition::Condition;
 use crate::document::{Document, Fields, Node, Position, Reader};
 use crate::engine::{Action, Mode};
-use crate::facts::{FACTS, FactValue, Facts, find};
+use crate::facts::{FACTS, Facts, find};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -179,21 +179,11 @@ impl Reason {
                         facts.assessment.reasons.iter().take(3).map(|reason| reason.text.as_str()).collect();
                     text.push_str(&reasons.join("; "));
                 }
-                Part::Fact(fact) => match (FACTS[*fact].get)(facts) {
-                    FactValue::Bool(value) => text.push_str(if value { "yes" } else { "no" }),
-                    FactValue::Int(whole) => text.push_str(&whole.to_string()),
-                    FactValue::Double(number) => {
-                        let short = format!("{number:.2}");
-                        text.push_str(short.trim_end_matches('0').trim_end_matches('.'));
-                    }
-                    FactValue::Text(word) => {
-                        text.extend(word.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX));
-                    }
-                    FactValue::List(items) => {
-                        let items = items.join(", ");
-                        text.extend(items.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX));
-                    }
-                },
+                Part::Fact(fact) => {
+                    let value = (FACTS[*fact].get)(facts).to_string();
+                    // Names of groups and routes come from outside.
+                    text.extend(value.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX));
+                }
             }
         }
         text

@@ -35,7 +35,7 @@ fn recording() -> String {
     for second in (0..100).step_by(5) {
         let evidence = f64::from(second) / 10.0;
         lines.push(format!(
-            r#"{{"session":"s_01010101010101010101010101010101","at":{},"facts":{{"bot.evidence":{evidence},"evidence.seconds":{second},"model.calibrated":true}}}}"#,
+            r#"{{"session":"s_01010101010101010101010101010101","at":{},"facts":{{"bot.threshold":8,"bot.evidence":{evidence},"evidence.seconds":{second},"model.calibrated":true}}}}"#,
             1_800_000_000_000_u64 + second as u64 * 1_000
         ));
     }
@@ -56,7 +56,7 @@ fn cases_pass_or_say_what_they_found() {
         "
 cases:
   - name: a bot
-    given: {bot.evidence: 9, evidence.seconds: 30, model.calibrated: true}
+    given: {bot.evidence: 9, bot.threshold: 8, evidence.seconds: 30, model.calibrated: true}
     expect:
       decision: logout
       rule: logout-bot
@@ -64,7 +64,7 @@ cases:
       reason: 'evidence 9 over 8 after 30 s of input: '
       told: [tag-suspect, challenge-suspect, logout-bot]
   - name: wrong hope
-    given: {bot.evidence: 9, evidence.seconds: 30, model.calibrated: true}
+    given: {bot.evidence: 9, bot.threshold: 8, evidence.seconds: 30, model.calibrated: true}
     expect: {decision: none, mode: enforce}
   - {name: nobody, given: {}, expect: none}
   - {name: recorded, session: one.jsonl, expect: {decision: logout, second: 80}}
@@ -101,7 +101,7 @@ fn an_explanation_names_the_facts_it_looked_at() {
     let lines = explain(&policies, &Facts::default());
     assert_eq!(
         lines[3],
-        "logout-bot (logout, enforce): does not hold: bot.evidence >= bot.threshold && evidence.seconds >= 8\n    bot.evidence = 0, bot.threshold = 8, evidence.seconds = 0"
+        "logout-bot (logout, enforce): does not hold: bot.evidence >= bot.threshold && evidence.seconds >= 8\n    bot.evidence = 0, bot.threshold = never, evidence.seconds = 0"
     );
 }
 

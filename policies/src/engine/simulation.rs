@@ -253,6 +253,7 @@ impl World {
         *evidence = (*evidence + self.rng.random_range(-0.5..2.5_f32)).clamp(0.0, 12.0);
         let friend = session.0[0] == 0 && self.rng.random_range(0..4) == 0;
         let mut facts = Facts::default();
+        facts.assessment.bot_threshold = 8.0;
         facts.assessment.bot_score = Some(self.rng.random_range(0.0..1.0));
         facts.assessment.bot_evidence = if friend { 99.0 } else { *evidence };
         facts.requests_per_minute = f64::from(self.rng.random_range(0..6_u8));

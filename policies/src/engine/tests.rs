@@ -50,6 +50,7 @@ impl Story {
     fn evidence(&mut self, n: u8, evidence: f32) -> &mut Story {
         let assessment = Assessment {
             bot_evidence: evidence,
+            bot_threshold: 8.0,
             evidence: Evidence { seconds: 60.0, events: 1_000 },
             ..Assessment::default()
         };
@@ -126,7 +127,7 @@ fn a_revocation_outlives_its_token() {
     let mut story = Story::with(LOGOUT);
     let expires_at = story.now.plus(Duration::from_millis(90 * 24 * 60 * MINUTE));
     let identity = Identity { expires_at: Some(expires_at), ..identity(1) };
-    let assessment = Assessment { bot_evidence: 9.0, ..Assessment::default() };
+    let assessment = Assessment { bot_evidence: 9.0, bot_threshold: 8.0, ..Assessment::default() };
     let facts = Box::new(Facts { assessment, ..Facts::default() });
     story.input(Input::Observed { identity, facts });
     assert!(matches!(&story.effects[1], Effect::Stand { until, .. } if *until == expires_at));
