@@ -89,6 +89,7 @@ pub(super) struct Decoder {
     raw_bytes: u64,
     plain_bytes: u64,
     member_plain_bytes: u64,
+    expansion_free_bytes: u64,
 }
 
 impl Decoder {
@@ -110,6 +111,7 @@ impl Decoder {
             raw_bytes: 0,
             plain_bytes: 0,
             member_plain_bytes: 0,
+            expansion_free_bytes: EXPANSION_FREE_BYTES,
         }
     }
 
@@ -150,7 +152,7 @@ impl Decoder {
                 }
                 Err(_) => return Err(Broken.into()),
             }
-            if self.plain_bytes > EXPANSION_FREE_BYTES + EXPANSION_MAX * self.raw_bytes {
+            if self.plain_bytes > self.expansion_free_bytes + EXPANSION_MAX * self.raw_bytes {
                 return Err(Broken.into());
             }
             if written > 0 {
@@ -268,9 +270,10 @@ impl Encoder {
 /// Of the buffer that output goes through.
 pub(super) const BUFFER_BYTES: usize = 16 * 1024;
 
-/// A page may grow this much at any rate …
-const EXPANSION_FREE_BYTES: u64 = 16 * 1024 * 1024;
-/// … and beyond that by this factor, which is all that deflate can do. It bounds the work a chunk can cause.
+/// A page may grow this much at any rate: no real one is longer and repeats itself as much …
+const EXPANSION_FREE_BYTES: u64 = 256 * 1024 * 1024;
+/// … and beyond that by this factor, which is all that deflate can do. Memory is bounded anyway; this bounds
+/// the work that a chunk can cause.
 const EXPANSION_MAX: u64 = 1032;
 /// 8 MiB: what RFC 9659 allows a `Content-Encoding: zstd` to ask of its reader.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
@@ -278,11 +281,11 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 // Levels for encoding in flight, where a page's first byte counts more than its last kilobyte.
 const GZIP_LEVEL: i32 = 5;
 const BROTLI_QUALITY: i32 = 4;
-const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: i32 = 2;
 /// 256 KiB, larger than most pages; the encoders' memory is a small multiple of it.
 const WINDOW_LOG: i32 = 18;
-/// 256 KiB a table.
-const ZSTD_TABLE_LOG: u32 = 16;
+/// 64 KiB a table: they are cleared for every page, which for a small one is most of the work.
+const ZSTD_TABLE_LOG: u32 = 14;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -371,6 +374,18 @@ pub(super) mod tests {
         assert_eq!(Format::detect(Coding::Brotli, 0x91), Err(Broken));
         // A zstd frame header that asks for a 16 MiB window.
         assert_eq!(decode(Format::Zstd, [&b"\x28\xb5\x2f\xfd\x00\x70\x01\x00\x00"[..]]), None);
+    }
+
+    #[test]
+    fn expansion_out_of_all_proportion_is_broken_off() {
+        for format in [Format::Brotli, Format::Zstd] {
+            let raw = encode(format, &vec![b' '; 3 << 20]);
+            for (free_bytes, expected) in [(4 << 20, Ok(())), (1 << 20, Err(Broken))] {
+                let mut decoder = Decoder::new(format);
+                decoder.expansion_free_bytes = free_bytes;
+                assert_eq!(decoder.decode(&raw, &mut [0; BUFFER_BYTES], |_| Ok::<(), Broken>(())), expected);
+            }
+        }
     }
 
     #[test]

@@ -105,6 +105,8 @@ struct Parser {
     base: u64,
     /// Bytes given to lol_html.
     fed: u64,
+    /// Bytes it went over, some of them again and again.
+    worked_bytes: u64,
     bytes_max: u64,
 }
 
@@ -166,6 +168,7 @@ impl Parser {
             bom: Bom::Matching(0),
             base: 0,
             fed: 0,
+            worked_bytes: 0,
             bytes_max: bytes_max as u64,
         }
     }
@@ -189,12 +192,7 @@ impl Parser {
                 bytes = &bytes[1..];
             }
         }
-        for slice in bytes.chunks(SLICE_BYTES) {
-            if let Some(answer) = self.parse(slice) {
-                return answer;
-            }
-        }
-        self.undecided()
+        self.parse(bytes).unwrap_or_else(|| self.undecided())
     }
 
     fn finish(&mut self) -> Step {
@@ -217,20 +215,17 @@ impl Parser {
         Step::At(self.base + self.fed)
     }
 
-    fn parse(&mut self, slice: &[u8]) -> Option<Step> {
-        if self.fed + slice.len() as u64 > self.bytes_max {
-            // What is left of the limit still counts, so that the limit is a place and not a chunk.
-            let rest = (self.bytes_max - self.fed) as usize;
-            if rest > 0
-                && let Some(answer) = self.parse(&slice[..rest])
-            {
-                return Some(answer);
-            }
+    fn parse(&mut self, bytes: &[u8]) -> Option<Step> {
+        // What is left of the limit still counts, so that the limit is a place and not a chunk.
+        let left = (self.bytes_max - self.fed) as usize;
+        let (bytes, is_too_long) = if bytes.len() > left { (&bytes[..left], true) } else { (bytes, false) };
+        self.fed += bytes.len() as u64;
+        self.worked_bytes += self.fed - lock(&self.scan).settled;
+        if self.worked_bytes > WORKED_BYTES_MAX {
             return Some(Step::Nowhere(Nowhere::TooLong));
         }
-        self.fed += slice.len() as u64;
-        match self.rewriter.write(slice) {
-            Ok(()) => None,
+        match self.rewriter.write(bytes) {
+            Ok(()) => is_too_long.then_some(Step::Nowhere(Nowhere::TooLong)),
             Err(RewritingError::MemoryLimitExceeded(_)) => Some(Step::Nowhere(Nowhere::TooLong)),
             Err(RewritingError::ContentHandlerError(_)) => Some(match lock(&self.scan).verdict {
                 Some(Verdict::At(offset)) => Step::At(self.base + offset),
@@ -427,8 +422,9 @@ const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
 const XHTML_NAMESPACE: &str = "http://www.w3.org/1999/xhtml";
 /// How far browsers look for a `<meta charset>` before they start to parse (HTML standard, "prescan").
 const CHARSET_SNIFF_BYTES: u64 = 1024;
-/// A tag cut by a slice's end is copied with the next slice, so slices are small.
-const SLICE_BYTES: usize = 1024;
+/// An unfinished token is read again with every chunk; this much reading takes some 40 ms. Only a giant token
+/// in tiny chunks gets there, and only there does the cut of a document change the answer.
+const WORKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What lol_html holds besides the unfinished token: a stack of open elements and its tables.
 const PARSER_OVERHEAD_BYTES: usize = 64 * 1024;
 
