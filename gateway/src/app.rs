@@ -1,8 +1,290 @@
-//! Composition root: puts the rooms together, starts them, and takes them down.
+//! The composition root: opens every part, connects them, and takes them down again.
+//!
+//! Owns start, reload and shutdown. Decides nothing.
 
 use crate::config::Config;
+use crate::edge::Edge;
+use crate::edge::sockets::Sockets;
+use crate::ops::{InForce, ModelInForce, OpsState};
+use crate::outbox::{Outbox, OutboxLimits};
+use crate::proxy::Gateway;
+use crate::proxy::identity::Identifier;
+use crate::proxy::limits::Connections;
+use crate::proxy::listen::{Front, TlsFront};
+use crate::proxy::upstream::Upstream;
+use crate::revocation::{Change, Revocations, Scope};
+use crate::secret::InstallSecret;
+use crate::shards::{self, Shards};
+use crate::standing::Standings;
+use crate::{alert, clock, ops, store};
+use anyhow::Context;
+use gaitway_models::artifact::{self, Artifact};
+use gaitway_models::{Detector, Timestamp};
+use gaitway_policies::engine::EngineLimits;
+use gaitway_policies::{Identity, Input, PolicySet};
+use metrics::{counter, gauge};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, watch};
+use tracing::{error, info, warn};
 
-/// Runs the gateway until it is told to stop.
-pub async fn run(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("the proxy is not part of this build")
+/// How long a pardon exempts a session from rules.
+const PARDON: Duration = Duration::from_secs(24 * 3600);
+/// How often the policy file is looked at.
+const POLICY_POLL: Duration = Duration::from_secs(2);
+/// How often the end of open connections is looked for while draining.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Runs the gateway until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Anything that makes a start pointless: an unusable data directory, policy, model, certificate or
+/// address. A Redis or mail server that does not answer is no such thing.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let secret = Arc::new(InstallSecret::load_or_create(&config.data)?);
+    let policies = Arc::new(load_policies(config.policy.file.as_deref())?);
+    let (detector, model) = load_detector(config.models.artifact.as_deref())?;
+    let in_force = InForce::new(&policies, &policy_name(config.policy.file.as_deref()), model);
+    let tls = TlsFront::load(&config.tls)?;
+    let connect_timeout = Duration::from_millis(config.limits.upstream_connect_timeout_ms);
+    let upstream = Upstream::resolve(&config.upstream, connect_timeout).await?;
+    let identifier = Identifier::start(&config.identity, secret.clone()).await?;
+    let identifier = Arc::new(if config.tls.certificate.is_some() {
+        identifier.with_secure_cookies()
+    } else {
+        identifier
+    });
+
+    let store = store::open(&config).await?;
+    let known = store.active_revocations(clock::now()).await.context("reading known revocations")?;
+    let revocations = Revocations::start(&config.revocation, known).await?;
+    let sinks = alert::sinks(&config.alerts)?;
+    let outbox = Outbox::start(store.clone(), revocations.clone(), sinks, OutboxLimits::default()).await;
+
+    let standings = Arc::new(Standings::new());
+    let limits = EngineLimits {
+        sessions_max: config.limits.sessions_max,
+        session_idle_ms: config.limits.session_idle_ms,
+        pardon_ms: u64::try_from(PARDON.as_millis())?,
+        revocation_ms: config.revocation.default_ttl_seconds * 1000,
+    };
+    let shard_count = std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = Shards::start(
+        shard_count,
+        &shards::Parts {
+            limits,
+            policies,
+            detector: Arc::new(detector),
+            standings: standings.clone(),
+            outbox: outbox.clone(),
+        },
+    );
+    let connections = Connections::new(&config.limits);
+    let edge = Arc::new(Edge::new(&config, secret.clone(), shards.clone(), standings.clone()));
+    let sockets = edge.sockets.clone();
+    let gateway = Gateway::new(
+        &config,
+        upstream.clone(),
+        identifier,
+        revocations.clone(),
+        standings,
+        shards.clone(),
+        edge,
+        secret.clone(),
+    );
+    let front = Front::new(&config, gateway, connections.clone(), tls.clone());
+
+    let listener = bind(config.listen, "listen").await?;
+    let ops_listener = bind(config.ops.listen, "ops.listen").await?;
+    let ops_state =
+        OpsState::new(&config, shards.clone(), store, revocations.clone(), outbox.clone(), in_force.clone())?;
+    let (stop, stopping) = watch::channel(false);
+    tokio::spawn(upstream.keep_resolving());
+    tokio::spawn(tls.keep_reloading());
+    tokio::spawn(keep_reloading_policies(
+        config.policy.file.clone(),
+        shards.clone(),
+        ops_state.clone(),
+        in_force,
+    ));
+    let changes = revocations.subscribe();
+    tokio::spawn(end_revoked(
+        changes,
+        revocations.clone(),
+        connections.clone(),
+        sockets.clone(),
+        shards.clone(),
+    ));
+    info!(
+        listen = %listener.local_addr()?,
+        ops = %ops_listener.local_addr()?,
+        upstream = %config.upstream,
+        "Gaitway is ready"
+    );
+    let ops_task = tokio::spawn(ops::serve(ops_listener, ops_state.clone(), until(stopping.clone())));
+    let serving = tokio::spawn(front.clone().serve(listener, stopping));
+
+    wait_for_signal().await?;
+    info!("shutting down");
+    stop.send_replace(true);
+    let _ = serving.await;
+    sockets.drain();
+    front.drain().await;
+    let drain = Duration::from_millis(config.limits.drain_ms);
+    let drained = tokio::time::timeout(drain, async {
+        while connections.open() > 0 {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    });
+    if drained.await.is_err() {
+        warn!(connections = connections.open(), "closing connections that did not end in time");
+    }
+    outbox.drain(drain).await;
+    ops_task.abort();
+    Ok(())
+}
+
+async fn bind(address: std::net::SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{setting}: cannot listen on {address}"))
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+async fn until(mut stopping: watch::Receiver<bool>) {
+    // An error means the sender is gone, which is a shutdown too.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+fn load_detector(file: Option<&Path>) -> anyhow::Result<(Detector, ModelInForce)> {
+    let (name, bytes) = match file {
+        None => ("the shipped model".to_owned(), gaitway_models::DEFAULT_MODEL.to_owned()),
+        Some(file) => {
+            let bytes = std::fs::read(file)
+                .with_context(|| format!("models.artifact: cannot read {}", file.display()))?;
+            (file.display().to_string(), bytes)
+        }
+    };
+    let detector = Detector::load(&bytes).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
+    let card = Artifact::decode(&bytes)?.card;
+    let model = ModelInForce { hash: artifact::short_hash(&bytes), calibrated: card.calibrated };
+    Ok((detector, model))
+}
+
+fn policy_name(file: Option<&Path>) -> String {
+    file.map_or_else(|| "shipped".to_owned(), |file| file.display().to_string())
+}
+
+fn load_policies(file: Option<&Path>) -> anyhow::Result<PolicySet> {
+    let (name, text) = match file {
+        None => ("default.yaml".to_owned(), gaitway_policies::DEFAULT.to_owned()),
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("policy.file: cannot read {}", file.display()))?;
+            (file.display().to_string(), text)
+        }
+    };
+    PolicySet::parse(&name, &text).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("the policy has mistakes:\n{}", lines.join("\n"))
+    })
+}
+
+/// Takes up a changed policy file, on change and on SIGHUP. A bad file leaves the last good one.
+async fn keep_reloading_policies(
+    file: Option<PathBuf>,
+    shards: Arc<Shards>,
+    ops: Arc<OpsState>,
+    mut in_force: InForce,
+) {
+    let Some(file) = file else { return };
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let changed_at = |file: &Path| std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
+    let mut seen = changed_at(&file);
+    gauge!("gaitway_policy_last_reload_successful").set(1.0);
+    loop {
+        let forced = tokio::select! {
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(POLICY_POLL) => false,
+        };
+        let now = changed_at(&file);
+        if !forced && now == seen {
+            continue;
+        }
+        seen = now;
+        match load_policies(Some(&file)) {
+            Ok(policies) => {
+                info!(policy.version = policies.version(), "policy reloaded");
+                counter!("gaitway_policy_reloads_total", "outcome" => "ok").increment(1);
+                gauge!("gaitway_policy_last_reload_successful").set(1.0);
+                in_force = InForce::new(&policies, &policy_name(Some(&file)), in_force.model);
+                ops.take_over(in_force.clone());
+                shards.reload(Arc::new(policies)).await;
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                ops.policy_refused(&reason);
+                error!(error = reason, "keeping the last good policy");
+                counter!("gaitway_policy_reloads_total", "outcome" => "failed").increment(1);
+                gauge!("gaitway_policy_last_reload_successful").set(0.0);
+            }
+        }
+    }
+}
+
+/// Ends what is open for whoever is revoked, here or on another replica: telemetry sockets are told
+/// where to go, then connections are cut.
+async fn end_revoked(
+    mut changes: broadcast::Receiver<Change>,
+    revocations: Arc<Revocations>,
+    connections: Arc<Connections>,
+    sockets: Arc<Sockets>,
+    shards: Arc<Shards>,
+) {
+    loop {
+        match changes.recv().await {
+            Ok(Change::Revoked(revocation)) => {
+                let hit = |identity: &Identity| reaches(&revocation.scope, identity);
+                sockets.end(|identity| hit(identity).then(|| revocation.incident.clone()));
+                let cut = connections.cut(hit);
+                counter!("gaitway_connections_cut_total").increment(cut as u64);
+                tell_shard(&shards, &revocation.scope, true, revocation.until);
+            }
+            Ok(Change::Pardoned { scope, until }) => tell_shard(&shards, &scope, false, until),
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                // Some changes were missed: ask the board about everybody who is connected.
+                let refusal = |identity: &Identity| revocations.check(identity, clock::now());
+                sockets.end(|identity| refusal(identity).map(|refusal| refusal.incident));
+                connections.cut(|identity| refusal(identity).is_some());
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Whether a revocation of this scope ends the identity's session.
+fn reaches(scope: &Scope, identity: &Identity) -> bool {
+    match *scope {
+        Scope::Token(token) => identity.token == Some(token),
+        Scope::Session(session) => identity.session == session,
+        Scope::Subject { subject, before } => {
+            identity.subject == Some(subject) && identity.issued_at.is_none_or(|issued_at| issued_at < before)
+        }
+    }
+}
+
+fn tell_shard(shards: &Shards, scope: &Scope, revoked: bool, until: Timestamp) {
+    if let Scope::Session(session) = *scope {
+        shards.offer(&session, Input::Peer { session, revoked, until });
+    }
 }

@@ -1,4 +1,7 @@
-//! pingora phases, top to bottom; short calls only.
+//! The proxy: pingora's phases from top to bottom, short calls only.
+//!
+//! Reads the two boards (`standing`, `revocation`), never writes them. When a step of ours fails
+//! the page still flows; only a board refuses.
 
 pub mod csp;
 pub mod forward;
@@ -6,3 +9,669 @@ pub mod framing;
 pub mod identity;
 pub mod inject;
 pub mod limits;
+pub mod listen;
+pub mod upstream;
+
+use crate::clock;
+use crate::config::Config;
+use crate::edge::{self, Edge, EdgeRequest};
+use crate::revocation::Revocations;
+use crate::secret::InstallSecret;
+use crate::shards::Shards;
+use crate::standing::{Standings, Verdict};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use forward::Visitor;
+use gaitway_models::session::RequestSeen;
+use gaitway_policies::{Identity, Input};
+use http::{HeaderMap, Method, StatusCode, header};
+use identity::{Caller, Identifier};
+use inject::{Injection, Injector, Plan, Prepared};
+use ipnet::IpNet;
+use limits::{Connection, Phase};
+use metrics::{Counter, Histogram, counter, histogram};
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use tracing::info;
+use upstream::Upstream;
+
+/// Characters of a path written to the access log at most.
+const LOG_PATH_CHARS_MAX: usize = 200;
+
+/// Everything the phases read. One per process.
+pub struct Gateway {
+    pub upstream: Arc<Upstream>,
+    pub identifier: Arc<Identifier>,
+    pub revocations: Arc<Revocations>,
+    pub standings: Arc<Standings>,
+    pub shards: Arc<Shards>,
+    pub edge: Arc<Edge>,
+    secret: Arc<InstallSecret>,
+    injector: Option<Injector>,
+    cookies_to_clear: Vec<String>,
+    trusted_proxies: Vec<IpNet>,
+    preserve_host: bool,
+    request_body_bytes_max: u64,
+    request_header_bytes_max: usize,
+    access_log: bool,
+    meters: Meters,
+}
+
+/// Handles kept, because looking a metric up by name costs more than counting.
+struct Meters {
+    responses: [Counter; 6],
+    seconds: Histogram,
+    own_seconds: Histogram,
+}
+
+/// What one request carries from phase to phase.
+pub struct Visit {
+    started: Instant,
+    connection: Option<Arc<Connection>>,
+    visitor: Option<Visitor>,
+    /// The session, if the caller presented one; its request is under way.
+    identity: Option<Arc<Identity>>,
+    navigation: bool,
+    upgrade: bool,
+    tag: Option<String>,
+    prepared: Prepared,
+    injection: Option<Box<Injection>>,
+    request_bytes: u64,
+    /// Answered here, nothing went upstream.
+    own: bool,
+}
+
+impl Gateway {
+    #[expect(clippy::too_many_arguments, reason = "the composition root hands every part over once")]
+    pub fn new(
+        config: &Config,
+        upstream: Arc<Upstream>,
+        identifier: Arc<Identifier>,
+        revocations: Arc<Revocations>,
+        standings: Arc<Standings>,
+        shards: Arc<Shards>,
+        edge: Arc<Edge>,
+        secret: Arc<InstallSecret>,
+    ) -> Gateway {
+        Gateway {
+            upstream,
+            cookies_to_clear: identifier.cookies_to_clear(),
+            identifier,
+            revocations,
+            standings,
+            shards,
+            edge,
+            secret,
+            injector: config.collector.inject.then(|| Injector::new(&config.collector)),
+            trusted_proxies: config.proxy.trusted_proxies.clone(),
+            preserve_host: config.proxy.preserve_host,
+            request_body_bytes_max: config.limits.request_body_bytes_max,
+            request_header_bytes_max: config.limits.request_header_bytes_max as usize,
+            access_log: config.log.access,
+            meters: Meters::new(),
+        }
+    }
+
+    /// Everything that may end a request before it goes upstream. `Ok(true)`: answered.
+    async fn admit(&self, session: &mut Session, visit: &mut Visit) -> Result<bool> {
+        visit.connection = Connection::of(session.digest()).cloned();
+        if let Err(fault) = self.check_framing(session) {
+            counter!("gaitway_framing_refused_total", "fault" => fault.as_str()).increment(1);
+            return self.refuse_malformed(session, visit, fault.status()).await;
+        }
+        let Some(connection) = visit.connection.clone() else {
+            return Error::e_explain(ErrorType::InternalError, "a session without a connection");
+        };
+        // The connection's own clocks rule; pingora's would end idle WebSockets after a minute.
+        session.as_downstream_mut().set_read_timeout(None);
+        session.as_downstream_mut().set_write_timeout(None);
+        let request = session.req_header();
+        visit.upgrade = session.is_upgrade_req();
+        visit.navigation = is_navigation(request);
+        let visitor = Visitor::of(connection.peer, connection.tls, &self.trusted_proxies, request);
+        let https = visitor.https;
+        visit.visitor = Some(visitor);
+        if self.request_body_bytes_max > 0 && declared_length(request) > self.request_body_bytes_max {
+            return self.refuse_malformed(session, visit, 413).await;
+        }
+
+        let now = clock::now();
+        let identified = self.identifier.identify(&request.headers, now);
+        let caller = identified.caller;
+        // The app may honour any identity in the request, so a revoked one behind a good one counts.
+        let refusal = caller
+            .known()
+            .into_iter()
+            .chain(&identified.others)
+            .find_map(|identity| self.revocations.check(identity, now));
+        if self.edge.endpoint(request.uri.path()).is_some() {
+            connection.set_phase(Phase::Body);
+            let revoked = refusal.map(|refusal| refusal.incident);
+            return self.serve_own(session, visit, &caller, https, revoked).await;
+        }
+        connection.set_phase(Phase::Body);
+        let verdict = match (refusal, caller.known()) {
+            (Some(refusal), _) => Verdict::Deny { incident: refusal.incident },
+            (None, Some(identity)) => self.standings.verdict(&identity.session, now),
+            (None, None) => return Ok(false),
+        };
+        if let Some(identity) = caller.known() {
+            // From here on a revocation reaches this request, whatever it is waiting for.
+            connection.enter(identity.clone());
+            visit.identity = Some(identity.clone());
+        }
+        match verdict {
+            Verdict::Allow => Ok(false),
+            Verdict::Tag(value) => {
+                visit.tag = Some(value);
+                Ok(false)
+            }
+            verdict => self.refuse(session, visit, &caller, https, verdict).await,
+        }
+    }
+
+    fn check_framing(&self, session: &Session) -> std::result::Result<(), framing::Fault> {
+        match session.as_downstream().as_http1() {
+            Some(http1) => framing::check(&http1.get_headers_raw_bytes(), self.request_header_bytes_max),
+            // HTTP/2 has no textual framing; the h2 crate enforces its rules and size limits.
+            None => Ok(()),
+        }
+    }
+
+    async fn refuse_malformed(&self, session: &mut Session, visit: &mut Visit, status: u16) -> Result<bool> {
+        visit.own = true;
+        session.set_keepalive(None);
+        write_response(session, edge::failure(status)).await?;
+        Ok(true)
+    }
+
+    /// A board refuses: say so in the form this client understands. A POST is never redirected.
+    async fn refuse(
+        &self,
+        session: &mut Session,
+        visit: &mut Visit,
+        caller: &Caller,
+        https: bool,
+        verdict: Verdict,
+    ) -> Result<bool> {
+        visit.own = true;
+        let page = visit.navigation && !visit.upgrade;
+        let header = session.req_header();
+        let (path, query) = (header.uri.path().to_owned(), header.uri.query().map(str::to_owned));
+        let response = {
+            let request =
+                self.own_request(header, (&path, query.as_deref()), caller, https, None, Bytes::new());
+            match &verdict {
+                Verdict::Deny { incident } if page => self.edge.logout_page(incident, &request),
+                Verdict::Deny { incident } => self.edge.logout_problem(incident, &request),
+                Verdict::Throttled { retry_after_seconds } => self.edge.throttled(*retry_after_seconds),
+                Verdict::Challenge if page => self.edge.challenge_page(caller.identity(), &request),
+                _ => self.edge.challenge_problem(),
+            }
+        };
+        let outcome = match verdict {
+            Verdict::Deny { .. } => "deny",
+            Verdict::Throttled { .. } => "throttle",
+            _ => "challenge",
+        };
+        counter!("gaitway_requests_refused_total", "outcome" => outcome).increment(1);
+        if !session.as_downstream_mut().is_body_empty() {
+            session.set_keepalive(None);
+        }
+        write_response(session, response).await?;
+        Ok(true)
+    }
+
+    /// One of Gaitway's own endpoints.
+    async fn serve_own(
+        &self,
+        session: &mut Session,
+        visit: &mut Visit,
+        caller: &Caller,
+        https: bool,
+        revoked: Option<String>,
+    ) -> Result<bool> {
+        visit.own = true;
+        let body = match read_body(session).await? {
+            Some(body) => body,
+            None => return self.refuse_malformed(session, visit, 413).await,
+        };
+        let header = session.req_header();
+        let (path, query) = (header.uri.path().to_owned(), header.uri.query().map(str::to_owned));
+        let wants_socket = visit.upgrade && self.edge.endpoint(&path) == Some("t");
+        let ticket = {
+            let target = (path.as_str(), query.as_deref());
+            let request = self.own_request(header, target, caller, https, revoked.as_deref(), body);
+            if !wants_socket {
+                let response = self.edge.answer(&request).await;
+                write_response(session, response).await?;
+                return Ok(true);
+            }
+            match self.edge.open_socket(&request) {
+                Ok(ticket) => ticket,
+                Err(response) => {
+                    write_response(session, *response).await?;
+                    return Ok(true);
+                }
+            }
+        };
+        let accept = header
+            .headers
+            .get(header::SEC_WEBSOCKET_KEY)
+            .map(|key| tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes()));
+        let Some(accept) = accept else { return self.refuse_malformed(session, visit, 400).await };
+        let mut stream = take_over(session).await?;
+        if let Some(connection) = &visit.connection {
+            connection.set_phase(Phase::Tunnel);
+        }
+        let switching = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        tokio::spawn(async move {
+            let sent = async {
+                stream.write_all(switching.as_bytes()).await?;
+                stream.flush().await
+            };
+            if sent.await.is_ok() {
+                ticket.run(stream).await;
+            }
+        });
+        Ok(true)
+    }
+
+    fn own_request<'a>(
+        &'a self,
+        header: &'a RequestHeader,
+        (path, query): (&'a str, Option<&'a str>),
+        caller: &'a Caller,
+        https: bool,
+        revoked: Option<&'a str>,
+        body: Bytes,
+    ) -> EdgeRequest<'a> {
+        EdgeRequest {
+            method: &header.method,
+            path,
+            query,
+            headers: &header.headers,
+            caller,
+            https,
+            revoked,
+            cookies_to_clear: &self.cookies_to_clear,
+            body,
+        }
+    }
+
+    /// Not one more byte of a revoked session, whichever connection it shares.
+    fn check_still_welcome(&self, visit: &Visit) -> Result<()> {
+        match &visit.identity {
+            Some(identity) if self.revocations.check(identity, clock::now()).is_some() => {
+                Error::e_explain(ErrorType::ConnectionClosed, "the session was revoked")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn report(&self, session: &Session, error: Option<&Error>, visit: &Visit) {
+        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let elapsed = visit.started.elapsed();
+        self.meters.responses[usize::from(status / 100).min(5)].increment(1);
+        if visit.own { &self.meters.own_seconds } else { &self.meters.seconds }.record(elapsed.as_secs_f64());
+        if !self.access_log {
+            return;
+        }
+        let request = session.req_header();
+        let path: String = request.uri.path().chars().take(LOG_PATH_CHARS_MAX).collect();
+        let session_id = visit.identity.as_ref().map(|identity| identity.session.to_string());
+        let method = request.method.as_str();
+        let cause = error.map(|error| error.etype().as_str());
+        let duration_ms = elapsed.as_secs_f64() * 1e3;
+        info!(
+            target: "gaitway::access",
+            {
+                request.method = method,
+                request.path = path,
+                response.status = status,
+                response.bytes = session.body_bytes_sent(),
+                duration_ms,
+                session.id = session_id,
+                request.own = visit.own,
+                error.kind = cause,
+            },
+            "request"
+        );
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Visit;
+
+    fn new_ctx(&self) -> Visit {
+        Visit {
+            started: Instant::now(),
+            connection: None,
+            visitor: None,
+            identity: None,
+            navigation: false,
+            upgrade: false,
+            tag: None,
+            prepared: Prepared::default(),
+            injection: None,
+            request_bytes: 0,
+            own: false,
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, visit: &mut Visit) -> Result<bool> {
+        let answered = self.admit(session, visit).await?;
+        if !answered
+            && session.as_downstream_mut().is_body_empty()
+            && let Some(connection) = &visit.connection
+        {
+            connection.set_phase(Phase::Response);
+        }
+        Ok(answered)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        visit: &mut Visit,
+    ) -> Result<()> {
+        self.check_still_welcome(visit)?;
+        visit.request_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if self.request_body_bytes_max > 0
+            && visit.request_bytes > self.request_body_bytes_max
+            && !visit.upgrade
+        {
+            return Error::e_explain(ErrorType::HTTPStatus(413), "the request body exceeds the limit");
+        }
+        if end_of_stream
+            && !visit.upgrade
+            && let Some(connection) = &visit.connection
+        {
+            connection.set_phase(Phase::Response);
+        }
+        Ok(())
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, _visit: &mut Visit) -> Result<Box<HttpPeer>> {
+        Ok(self.upstream.peer())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        visit: &mut Visit,
+    ) -> Result<()> {
+        let client = session.req_header();
+        // HTTP/2 names the host in `:authority`, an absolute target names it in the request line.
+        let host = client
+            .headers
+            .get(header::HOST)
+            .and_then(|value| value.to_str().ok())
+            .or_else(|| client.uri.authority().map(|authority| authority.as_str()))
+            .map(str::to_owned);
+        if client.uri.scheme().is_some() {
+            let path = client.uri.path_and_query().map_or("/", |path| path.as_str());
+            upstream.set_raw_path(path.as_bytes())?;
+        }
+        if let (Some(visitor), Some(connection)) = (&visit.visitor, &visit.connection) {
+            forward::apply(visitor, connection.peer, host.as_deref(), upstream)?;
+        }
+        match host {
+            Some(host) if self.preserve_host => upstream.insert_header(header::HOST, host)?,
+            _ => upstream.insert_header(header::HOST, self.upstream.authority())?,
+        }
+        if let Some(tag) = visit.tag.take() {
+            upstream.insert_header("X-Gaitway-Tag", tag)?;
+        }
+        if let Some(injector) = &self.injector {
+            visit.prepared = injector.prepare(client, upstream);
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        visit: &mut Visit,
+    ) -> Result<()> {
+        self.check_still_welcome(visit)?;
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(connection) = &visit.connection {
+                connection.set_phase(Phase::Tunnel);
+            }
+            return Ok(());
+        }
+        let (Some(injector), Some(visitor)) = (&self.injector, &visit.visitor) else { return Ok(()) };
+        match injector.plan(&visit.prepared, session.req_header(), visitor.scheme(), response) {
+            Plan::Inject(injection) => visit.injection = Some(injection),
+            Plan::Untouched(skip) if visit.navigation => {
+                counter!("gaitway_injection_skipped_total", "reason" => skip.as_str()).increment(1);
+            }
+            Plan::Untouched(_) => {}
+        }
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        visit: &mut Visit,
+    ) -> Result<Option<Duration>> {
+        self.check_still_welcome(visit)?;
+        if let Some(injection) = &mut visit.injection {
+            injection.feed(body, end_of_stream);
+        }
+        Ok(None)
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, visit: &mut Visit) {
+        let mut injected = false;
+        if let Some(injection) = visit.injection.take() {
+            let outcome = injection.outcome();
+            injected = outcome == inject::Outcome::Injected;
+            counter!("gaitway_injections_total", "outcome" => outcome.as_str()).increment(1);
+        }
+        self.report(session, error, visit);
+        let identity = visit.identity.take();
+        if let Some(connection) = &visit.connection {
+            if let Some(identity) = &identity {
+                connection.leave(identity.session);
+            }
+            // A socket that was taken over keeps its own phase.
+            if !(visit.own && connection.phase() == Phase::Tunnel) {
+                connection.set_phase(Phase::Idle);
+            }
+        }
+        let (Some(identity), false) = (identity, visit.own) else { return };
+        let path = session.req_header().uri.path();
+        let request = RequestSeen {
+            navigation: visit.navigation,
+            path_hash: self.secret.path(path.as_bytes()),
+            collector_injected: injected,
+        };
+        let net_ip = visit.visitor.as_ref().map(|visitor| visitor.address.to_string()).unwrap_or_default();
+        let input =
+            Input::Request { identity: Identity::clone(&identity), request, route: String::new(), net_ip };
+        self.shards.offer(&identity.session, input);
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _visit: &Visit, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _visit: &Visit,
+        _error: &Error,
+        _context: pingora_proxy::ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+
+    /// The upstream failed us or the client left. Says so plainly; never with a cause.
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, visit: &mut Visit) -> FailToProxy {
+        use pingora_core::ErrorSource;
+        let code = match (error.etype(), error.esource()) {
+            (ErrorType::HTTPStatus(code), _) => *code,
+            (ErrorType::ConnectTimedout | ErrorType::ReadTimedout, ErrorSource::Upstream) => 504,
+            (_, ErrorSource::Upstream) => 502,
+            (
+                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed,
+                ErrorSource::Downstream,
+            ) => 0,
+            (ErrorType::ConnectionClosed, _) => 0,
+            (_, ErrorSource::Downstream) => 400,
+            _ => 500,
+        };
+        let source = error.esource().as_str();
+        counter!("gaitway_proxy_errors_total", "source" => source, "kind" => kind(error)).increment(1);
+        visit.own |= code > 0;
+        if code > 0 && session.response_written().is_none() {
+            session.set_keepalive(None);
+            let _ = write_response(session, edge::failure(code)).await;
+        }
+        FailToProxy { error_code: code, can_reuse_downstream: false }
+    }
+}
+
+impl Meters {
+    fn new() -> Meters {
+        let responses = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"]
+            .map(|class| counter!("gaitway_responses_total", "class" => class));
+        Meters {
+            responses,
+            seconds: histogram!("gaitway_request_seconds", "answered_by" => "upstream"),
+            own_seconds: histogram!("gaitway_request_seconds", "answered_by" => "gateway"),
+        }
+    }
+}
+
+/// A bounded label for an error.
+fn kind(error: &Error) -> &'static str {
+    match error.etype() {
+        ErrorType::ConnectTimedout => "connect_timeout",
+        ErrorType::ConnectRefused => "connect_refused",
+        ErrorType::ConnectError | ErrorType::ConnectNoRoute => "connect",
+        ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert => "tls",
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => "timeout",
+        ErrorType::ConnectionClosed => "closed",
+        ErrorType::ReadError | ErrorType::WriteError => "io",
+        ErrorType::InvalidHTTPHeader => "header",
+        ErrorType::HTTPStatus(_) => "limit",
+        _ => "other",
+    }
+}
+
+/// A page load by the browser itself. `Sec-Fetch-*` tells; older browsers by what they accept.
+fn is_navigation(request: &RequestHeader) -> bool {
+    let text = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(mode) = text("sec-fetch-mode") {
+        return mode == "navigate";
+    }
+    if text("x-requested-with").is_some() {
+        return false;
+    }
+    text("accept").is_some_and(|accept| accept.contains("text/html"))
+}
+
+fn declared_length(request: &RequestHeader) -> u64 {
+    length_of(&request.headers).unwrap_or(0)
+}
+
+fn length_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The body of a request to an own endpoint; `None` if it is larger than any of them reads.
+async fn read_body(session: &mut Session) -> Result<Option<Bytes>> {
+    if matches!(session.req_header().method, Method::GET | Method::HEAD) {
+        return Ok(Some(Bytes::new()));
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = session.read_request_body().await? {
+        if body.len() + chunk.len() > edge::BODY_BYTES_MAX {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
+}
+
+async fn write_response(session: &mut Session, response: http::Response<Bytes>) -> Result<()> {
+    let (parts, body) = response.into_parts();
+    let head_only = session.req_header().method == Method::HEAD;
+    let mut header = ResponseHeader::build(parts.status, Some(parts.headers.len() + 1))?;
+    for (name, value) in &parts.headers {
+        header.append_header(name, value)?;
+    }
+    if parts.status != StatusCode::NO_CONTENT && parts.status != StatusCode::NOT_MODIFIED {
+        header.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
+    let empty = body.is_empty() || head_only;
+    session.write_response_header(Box::new(header), empty).await?;
+    if !empty {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Takes the HTTP/1 connection away from pingora, which is left with a finished stand-in.
+async fn take_over(session: &mut Session) -> Result<pingora_core::protocols::Stream> {
+    const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: taken-over\r\n\r\n";
+    let (mut near, far) = tokio::io::duplex(STAND_IN.len());
+    if near.write_all(STAND_IN).await.is_err() {
+        return Error::e_explain(ErrorType::InternalError, "the stand-in cannot be written");
+    }
+    let mut stand_in = ServerSession::new_http1(Box::new(far));
+    stand_in.read_request().await?;
+    stand_in.set_keepalive(None);
+    match std::mem::replace(session.as_downstream_mut(), stand_in) {
+        ServerSession::H1(http1) => Ok(http1.into_inner()),
+        other => {
+            *session.as_downstream_mut() = other;
+            Error::e_explain(ErrorType::HTTPStatus(400), "only HTTP/1 connections can be taken over")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(headers: &[(&str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in headers {
+            request.append_header((*name).to_owned(), *value).unwrap();
+        }
+        request
+    }
+
+    #[test]
+    fn page_loads_are_told_from_scripts() {
+        let check = |headers: &[(&str, &str)], expect: bool| {
+            assert_eq!(is_navigation(&request(headers)), expect, "{headers:?}");
+        };
+        check(&[("sec-fetch-mode", "navigate"), ("accept", "*/*")], true);
+        check(&[("sec-fetch-mode", "cors"), ("accept", "text/html")], false);
+        check(&[("accept", "text/html,application/xhtml+xml")], true);
+        check(&[("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")], false);
+        check(&[("accept", "application/json")], false);
+        check(&[], false);
+    }
+}

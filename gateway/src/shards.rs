@@ -1,9 +1,43 @@
-//! N tasks, each owning one Engine; the only caller of Engine and the only writer of `standing`.
+//! N tasks, each owning one `Engine`; the only caller of `Engine` and the only writer of `standing`.
+//!
+//! Doors offer inputs and never wait: a full shard sheds the input and counts it, because late
+//! evidence is worth less than a flowing page. Operators' calls do wait.
 
-use gaitway_policies::SessionId;
-use gaitway_policies::engine::{OperatorAction, SessionSummary};
+use crate::clock;
+use crate::outbox::Outbox;
+use crate::standing::Standings;
+use gaitway_models::Detector;
+use gaitway_policies::engine::{EngineLimits, OperatorAction, SessionSummary};
+use gaitway_policies::{Effect, Engine, Input, PolicySet, SessionId, SharedBudget};
+use metrics::{counter, gauge};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, warn};
 
-pub struct Shards {}
+/// Inputs waiting for one shard: about a second of work for the engine.
+const QUEUE_MAX: usize = 16 * 1024;
+/// How often a shard is told that time passes.
+const TICK: Duration = Duration::from_millis(500);
+/// Ticks between two sweeps of the standing board.
+const SWEEP_TICKS: u32 = 20;
+/// Shards at most; ids of incidents carry the shard in one byte.
+const SHARDS_MAX: usize = 64;
+
+/// What a shard needs to do its work.
+pub struct Parts {
+    pub limits: EngineLimits,
+    pub policies: Arc<PolicySet>,
+    pub detector: Arc<Detector>,
+    pub standings: Arc<Standings>,
+    pub outbox: Arc<Outbox>,
+}
+
+/// The handle to all shards.
+pub struct Shards {
+    senders: Vec<mpsc::Sender<Message>>,
+    budget: SharedBudget,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
@@ -13,22 +47,190 @@ pub enum ShardError {
     Closed,
 }
 
+enum Message {
+    Input(Input),
+    Operator { input: Input, reply: oneshot::Sender<Option<String>> },
+    Sessions { limit: usize, reply: oneshot::Sender<Vec<SessionSummary>> },
+    Session { id: SessionId, reply: oneshot::Sender<Option<Box<SessionSummary>>> },
+    Reload(Arc<PolicySet>),
+}
+
 impl Shards {
+    /// Starts `count` shards on the current runtime. They end when the handle is dropped.
+    pub fn start(count: usize, parts: &Parts) -> Arc<Shards> {
+        let count = count.clamp(1, SHARDS_MAX);
+        let mut limits = parts.limits;
+        limits.sessions_max = parts.limits.sessions_max.div_ceil(count);
+        let budget = SharedBudget::new();
+        let senders = (0..count)
+            .map(|index| {
+                let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+                let mut engine =
+                    Engine::new(index as u8, limits, parts.policies.clone(), parts.detector.clone());
+                engine.share_budget(budget.clone());
+                let shard = Shard {
+                    engine,
+                    standings: parts.standings.clone(),
+                    outbox: parts.outbox.clone(),
+                    effects: Vec::new(),
+                };
+                tokio::spawn(shard.run(receiver));
+                sender
+            })
+            .collect();
+        Arc::new(Shards { senders, budget })
+    }
+
+    /// Hands an input over without waiting. False: the shard is full and the input was shed.
+    pub fn offer(&self, session: &SessionId, input: Input) -> bool {
+        let taken = self.shard(session).try_send(Message::Input(input)).is_ok();
+        if !taken {
+            counter!("gaitway_shard_inputs_shed_total").increment(1);
+        }
+        taken
+    }
+
     /// Live sessions of all shards, most recently seen first.
-    pub async fn sessions(&self, _limit: usize) -> Vec<SessionSummary> {
-        todo!()
+    pub async fn sessions(&self, limit: usize) -> Vec<SessionSummary> {
+        let mut all = Vec::new();
+        for sender in &self.senders {
+            let (reply, answer) = oneshot::channel();
+            if sender.send(Message::Sessions { limit, reply }).await.is_ok() {
+                all.extend(answer.await.unwrap_or_default());
+            }
+        }
+        all.sort_by_key(|summary| std::cmp::Reverse(summary.last_seen));
+        all.truncate(limit);
+        all
     }
-    pub async fn session(&self, _id: SessionId) -> Option<SessionSummary> {
-        todo!()
+
+    pub async fn session(&self, id: SessionId) -> Option<SessionSummary> {
+        let (reply, answer) = oneshot::channel();
+        self.shard(&id).send(Message::Session { id, reply }).await.ok()?;
+        answer.await.ok()?.map(|summary| *summary)
     }
+
     /// An operator revokes or pardons; returns the incident's id once it is on its way to the outbox.
     pub async fn operator(
         &self,
-        _id: SessionId,
-        _action: OperatorAction,
-        _by: String,
-        _why: String,
+        id: SessionId,
+        action: OperatorAction,
+        by: String,
+        why: String,
     ) -> Result<String, ShardError> {
-        todo!()
+        let (reply, answer) = oneshot::channel();
+        let input = Input::Operator { session: id, action, by, why };
+        self.shard(&id).send(Message::Operator { input, reply }).await.map_err(|_| ShardError::Closed)?;
+        answer.await.map_err(|_| ShardError::Closed)?.ok_or(ShardError::UnknownSession)
+    }
+
+    /// The budget all shards draw on; tells whether and why enforcement is off.
+    pub fn budget(&self) -> &SharedBudget {
+        &self.budget
+    }
+
+    /// Lets policies enforce again after the budget tripped.
+    pub async fn reset_budget(&self, by: String) -> Result<(), ShardError> {
+        let reset = Message::Input(Input::ResetBudget { by });
+        self.senders[0].send(reset).await.map_err(|_| ShardError::Closed)
+    }
+
+    /// Swaps the policies in every shard; sessions are judged by them at their next evidence.
+    pub async fn reload(&self, policies: Arc<PolicySet>) {
+        for sender in &self.senders {
+            let _ = sender.send(Message::Reload(policies.clone())).await;
+        }
+    }
+
+    fn shard(&self, session: &SessionId) -> &mpsc::Sender<Message> {
+        // The id is a keyed hash already: its first byte is as good as any.
+        &self.senders[usize::from(session.0[0]) % self.senders.len()]
+    }
+}
+
+struct Shard {
+    engine: Engine,
+    standings: Arc<Standings>,
+    outbox: Arc<Outbox>,
+    effects: Vec<Effect>,
+}
+
+impl Shard {
+    async fn run(mut self, mut receiver: mpsc::Receiver<Message>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0u32;
+        loop {
+            tokio::select! {
+                biased;
+                _ = tick.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(SWEEP_TICKS) {
+                        self.standings.sweep(clock::now());
+                    }
+                    self.handle(Input::Tick).await;
+                }
+                message = receiver.recv() => match message {
+                    Some(message) => self.on_message(message).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Input(input) => {
+                self.handle(input).await;
+            }
+            Message::Operator { input, reply } => {
+                let incident = self.handle(input).await;
+                let _ = reply.send(incident);
+            }
+            Message::Sessions { limit, reply } => {
+                let _ = reply.send(self.engine.sessions(limit));
+            }
+            Message::Session { id, reply } => {
+                let _ = reply.send(self.engine.session(&id).map(Box::new));
+            }
+            Message::Reload(policies) => self.engine.reload(policies),
+        }
+    }
+
+    /// One input through the engine, its effects out. Returns the id of the last incident, if any.
+    async fn handle(&mut self, input: Input) -> Option<String> {
+        let now = clock::now();
+        self.engine.handle(&mut self.effects, now, input);
+        let mut incident_id = None;
+        for effect in self.effects.drain(..) {
+            match effect {
+                Effect::Stand { session, standing, until } => {
+                    self.standings.set(session, standing, until, now);
+                }
+                Effect::Incident(incident) => {
+                    incident_id = Some(incident.id.clone());
+                    // Waits when the outbox is full: a decision is never dropped.
+                    self.outbox.submit(*incident).await;
+                }
+                Effect::Forget { session } => self.standings.forget(&session),
+                Effect::BudgetTripped { cap, allowed, account, rule, policy_version, .. } => {
+                    counter!("gaitway_budget_trips_total").increment(1);
+                    gauge!("gaitway_budget_tripped").set(if account.is_none() { 1.0 } else { 0.0 });
+                    error!(
+                        budget.cap = ?cap,
+                        budget.allowed = allowed,
+                        budget.whole = account.is_none(),
+                        policy.rule = rule,
+                        policy.version = policy_version,
+                        "the logout budget is used up: what exceeds it only shadows until an operator resets it"
+                    );
+                }
+                Effect::BudgetReset { by, .. } => {
+                    gauge!("gaitway_budget_tripped").set(0.0);
+                    warn!(by, "the logout budget was reset, policies enforce again");
+                }
+            }
+        }
+        incident_id
     }
 }
