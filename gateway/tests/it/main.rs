@@ -1,0 +1,13 @@
+//! Stories about the real binary in front of a real app: each test starts its own gateway, its own
+//! app and whatever servers it needs on free ports, and ends them.
+
+mod app;
+mod connections;
+mod framing;
+mod gateway;
+mod proxying;
+mod reload;
+mod revocation;
+mod servers;
+mod telemetry;
+mod tls;

@@ -1,0 +1,133 @@
+//! Real servers for the stories: Redis and SMTP, on free ports, killed when dropped.
+
+use crate::gateway::{DEADLINE, signal};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A redis-server without persistence: killed and started again it has forgotten everything.
+pub struct Redis {
+    pub port: u16,
+    child: Child,
+    _directory: TempDir,
+}
+
+impl Redis {
+    pub fn start() -> Redis {
+        let directory = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let child = Redis::spawn(port, &directory);
+        let redis = Redis { port, child, _directory: directory };
+        redis.wait();
+        redis
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = Redis::spawn(self.port, &self._directory);
+        self.wait();
+    }
+
+    pub fn freeze(&self) {
+        signal(self.child.id(), "STOP");
+    }
+
+    pub fn thaw(&self) {
+        signal(self.child.id(), "CONT");
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn spawn(port: u16, directory: &TempDir) -> Child {
+        Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .arg("--dir")
+            .arg(directory.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed (make setup)")
+    }
+
+    fn wait(&self) {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) {
+                let mut answer = [0; 7];
+                if stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut answer).is_ok() {
+                    return;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("redis-server does not answer");
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A real SMTP server (aiosmtpd) that tells of every message it takes.
+pub struct Smtp {
+    pub port: u16,
+    child: Child,
+    mails: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Smtp {
+    pub fn start() -> Smtp {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/smtp_server.py");
+        let mut child = Command::new("/usr/bin/python3")
+            .arg(script)
+            .stdout(Stdio::piped())
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("python3 is installed (make setup)");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        let port = u16::try_from(first["port"].as_u64().unwrap()).unwrap();
+        let mails = Arc::new(Mutex::new(Vec::new()));
+        let sink = mails.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                sink.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Smtp { port, child, mails }
+    }
+
+    pub fn mails(&self) -> Vec<Value> {
+        self.mails.lock().unwrap().clone()
+    }
+
+    pub fn settings(&self) -> String {
+        format!(
+            "alerts:\n  mail:\n    host: 127.0.0.1\n    port: {}\n    encryption: none\n    from: gaitway@shop.example\n    to: [ops@shop.example]\n",
+            self.port
+        )
+    }
+}
+
+impl Drop for Smtp {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
