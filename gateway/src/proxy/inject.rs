@@ -113,11 +113,6 @@ impl Skip {
             Skip::Csp => "csp",
         }
     }
-
-    /// Whether an operator may want to know: false for responses that nobody expects a tag in.
-    pub fn is_notable(self) -> bool {
-        !matches!(self, Skip::Disabled | Skip::NotHtml | Skip::Head | Skip::NotModified)
-    }
 }
 
 impl Injector {

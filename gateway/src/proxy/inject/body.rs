@@ -104,6 +104,8 @@ impl Injection {
 
     /// Replaces a chunk of the body in place; `end` marks the last one. Without a chunk to send it leaves
     /// `None`. Never fails: where the tag cannot go, the bytes pass untouched, and `outcome` tells.
+    ///
+    /// A body that ends in trailers ends without `end`: feed `None` with `end` before the trailers then.
     pub fn feed(&mut self, chunk: &mut Option<Bytes>, end: bool) {
         let data = chunk.take().unwrap_or_default();
         self.note(&data);
@@ -414,7 +416,7 @@ mod tests {
     use super::*;
 
     const TAG: &str = "<script src=x defer></script>.";
-    const BYTES_MAX: usize = 8192;
+    const BYTES_MAX: usize = 1024;
     const CODINGS: [Coding; 4] = [Coding::Gzip, Coding::Brotli, Coding::Zstd, Coding::Deflate];
 
     fn injection(coding: Option<Coding>, promised_bytes: Option<u64>) -> Injection {

@@ -107,6 +107,7 @@ struct Parser {
     fed: u64,
     /// Bytes it went over, some of them again and again.
     worked_bytes: u64,
+    worked_bytes_max: u64,
     bytes_max: u64,
 }
 
@@ -169,6 +170,7 @@ impl Parser {
             base: 0,
             fed: 0,
             worked_bytes: 0,
+            worked_bytes_max: WORKED_BYTES_MAX,
             bytes_max: bytes_max as u64,
         }
     }
@@ -221,7 +223,7 @@ impl Parser {
         let (bytes, is_too_long) = if bytes.len() > left { (&bytes[..left], true) } else { (bytes, false) };
         self.fed += bytes.len() as u64;
         self.worked_bytes += self.fed - lock(&self.scan).settled;
-        if self.worked_bytes > WORKED_BYTES_MAX {
+        if self.worked_bytes > self.worked_bytes_max {
             return Some(Step::Nowhere(Nowhere::TooLong));
         }
         match self.rewriter.write(bytes) {
@@ -507,6 +509,10 @@ pub(super) mod tests {
     fn the_tag_comes_first_in_the_head() {
         with_charset("<!doctype html><html><head>|<base href=/x><script src=a></script></head><body>x");
         with_charset("<HTML lang='a>b'><HEAD profile=\"x>y\">|<title>t</title>");
+        with_charset(
+            "<!doctype html><!--[if lt IE 9]><html class=ie><head><![endif]-->\
+             <!--[if gt IE 8]><!--><html class=new><!--<![endif]--><head>|<title>",
+        );
         with_charset("\u{feff}<!doctype html>\n<html>\n <head >|");
         with_charset(
             "<!-- <head> --><?xml version='1.0'?><!DOCTYPE html PUBLIC '-//x' \"y\"><html><head>|<head>",
@@ -618,6 +624,15 @@ pub(super) mod tests {
         let fits = opening.replacen("--", &format!("--{}", "x".repeat(BYTES_MAX + 1 - opening.len())), 1);
         with_charset(&fits);
         nowhere(&fits.replace("<html", "<html ").replace('|', ""), Nowhere::TooLong);
+    }
+
+    #[test]
+    fn a_giant_token_in_tiny_chunks_is_given_up() {
+        let mut parser = Parser::new(Markup::Html, true, BYTES_MAX);
+        parser.worked_bytes_max = 1000;
+        let page = format!("<!--{}--><html><head>", "x".repeat(BYTES_MAX / 2));
+        assert!(matches!(parser.push(&page.as_bytes()[..900]), Step::Undecided { .. }));
+        assert_eq!(parser.push(&page.as_bytes()[900..901]), Step::Nowhere(Nowhere::TooLong));
     }
 
     #[test]
