@@ -36,9 +36,9 @@ impl AlertSink for LogSink {
             by = %letter::plain(&incident.by, 64),
             policy.version = %letter::plain(&incident.policy_version, 64),
             model = %letter::plain(&assessment.model, 64),
-            bot.score = assessment.bot_score,
-            bot.evidence = assessment.bot_evidence,
-            evidence.seconds = assessment.evidence.seconds,
+            bot.score = assessment.bot_score.map(short),
+            bot.evidence = short(assessment.bot_evidence),
+            evidence.seconds = short(assessment.evidence.seconds),
             evidence.events = assessment.evidence.events,
             features = features.join(","),
             reason = %letter::plain(&incident.reason, 300),
@@ -47,4 +47,9 @@ impl AlertSink for LogSink {
         );
         Ok(())
     }
+}
+
+/// An f32 widened to the log's f64 would show nine digits of chance.
+fn short(number: f32) -> f64 {
+    (f64::from(number) * 10_000.0).round() / 10_000.0
 }

@@ -7,6 +7,7 @@
 
 mod crash;
 mod incidents;
+mod log_line;
 mod mail;
 mod outbox;
 mod postgres;
