@@ -243,14 +243,13 @@ impl Show {
         at: Duration,
         seen: (anyhow::Result<Vec<crate::operator::Session>>, anyhow::Result<Vec<crate::operator::Incident>>),
     ) {
-        match seen {
-            (Ok(sessions), Ok(incidents)) => self.scene.observe(sessions, &incidents),
-            (Err(error), _) | (_, Err(error)) => {
-                if !self.complained {
-                    self.complained = true;
-                    self.tell(at, Some(format!("the ops API does not answer: {error:#}")));
-                }
-            }
+        // One may fail without the other; what is known is shown.
+        let (sessions, incidents) = seen;
+        let failed = sessions.as_ref().err().or(incidents.as_ref().err()).map(|error| format!("{error:#}"));
+        self.scene.observe(sessions.unwrap_or_default(), &incidents.unwrap_or_default());
+        if let Some(error) = failed.filter(|_| !self.complained) {
+            self.complained = true;
+            self.tell(at, Some(format!("the ops API does not answer: {error}")));
         }
         if !self.plain {
             self.draw();
