@@ -134,6 +134,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         other => other,
     };
     stage.end().await;
+    print(&["Everything the demo started has ended.".into()]);
     code
 }
 
@@ -279,10 +280,12 @@ impl Show {
             lines.push(format!("Latest mail: {}", mail.subject));
             lines.extend(mail.text.lines().take(MAIL_LINES).map(|line| format!("  | {line}")));
         }
-        // Cursor home, then each line cleared to its end, then the rest of the screen: no flicker.
+        // Cursor home, then each line cleared to its end, then the rest of the screen: no flicker. A line
+        // that wraps or a screen that scrolls would leave the previous one's remains.
+        let (columns, rows) = screen_size();
         let mut screen = String::from("\x1b[H");
-        for line in lines {
-            screen.push_str(&line);
+        for line in lines.iter().take(rows.saturating_sub(1)) {
+            screen.extend(line.chars().take(columns));
             screen.push_str("\x1b[K\n");
         }
         screen.push_str("\x1b[J");
@@ -303,6 +306,14 @@ impl Show {
         print(&broken.iter().map(|line| format!("BROKEN PROMISE: {line}")).collect::<Vec<_>>());
         print(&["the gateway's last lines:".into(), stage.gateway_log()]);
         Ok(ExitCode::FAILURE)
+    }
+}
+
+/// Columns and rows of the terminal; those of old where it does not say.
+fn screen_size() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(std::io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+        _ => (80, 24),
     }
 }
 
