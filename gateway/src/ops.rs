@@ -6,6 +6,8 @@
 mod api;
 mod door;
 mod listener;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use api::{Acted, Incidents, RefusedView, SessionCounts, SessionDetail, SessionView, Sessions, Status};
 pub use door::{OPERATOR_HEADER, PASSWORD_FILE, PasswordError, password_file, read_password};
@@ -36,7 +38,7 @@ use std::time::Duration;
 
 /// Bodies are a name, a password or a sentence.
 const BODY_BYTES_MAX: usize = 16 * 1024;
-/// How often histogram samples are folded, whether anybody scrapes or not.
+/// How often histogram samples are folded and sessions counted, whether anybody scrapes or not.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Everything the operators' side reads and does.
@@ -180,11 +182,15 @@ pub async fn serve(
     state: Arc<OpsState>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let upkeep = async {
-        let mut every = tokio::time::interval(UPKEEP);
-        loop {
-            every.tick().await;
-            crate::metrics::upkeep();
+    let upkeep = {
+        let state = state.clone();
+        async move {
+            let mut every = tokio::time::interval(UPKEEP);
+            loop {
+                every.tick().await;
+                crate::metrics::upkeep();
+                api::count_sessions(&state).await;
+            }
         }
     };
     let drain = {
@@ -218,6 +224,7 @@ fn router(state: Arc<OpsState>) -> Router {
         .route("/incidents/{id}", get(api::incident))
         .route("/incidents/{id}/pardon", post(api::pardon_incident))
         .route("/audit", get(api::audit))
+        .route("/budget/reset", post(api::reset_budget))
         .fallback(|| async { api::Refusal::new(StatusCode::NOT_FOUND, "There is nothing here.") });
     page()
         .nest("/api", api)

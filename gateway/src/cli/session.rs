@@ -480,3 +480,112 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::tests::TestOps;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: SessionCommand,
+    }
+
+    /// What the command prints, or its exit code and message.
+    async fn session(ops: &TestOps, line: &str) -> Result<String, (u8, String)> {
+        let file = ops.password_file().display().to_string();
+        let words = ["session"].into_iter().chain(line.split(' '));
+        let reach = ["--ops", &ops.url(""), "--password-file", &file].map(str::to_owned);
+        let line = Line::try_parse_from(words.map(str::to_owned).chain(reach)).unwrap();
+        carry_out(line.command).await.map_err(|error| match error.downcast::<CallError>() {
+            Ok(call) => (call.code(), call.to_string()),
+            Err(error) => (1, error.to_string()),
+        })
+    }
+
+    #[tokio::test]
+    async fn sessions_are_listed_shown_revoked_and_pardoned() {
+        let ops = TestOps::start().await;
+        assert_eq!(session(&ops, "list").await.unwrap(), "no live sessions\n");
+        let id = ops.visitor(1).await.session.to_string();
+        let listed = session(&ops, "list").await.unwrap();
+        let row = format!("{id}  allowed   -         -      none   gathering  -      just now");
+        assert_eq!(listed.lines().nth(1), Some(row.as_str()), "{listed}");
+
+        let acted = session(&ops, &format!("revoke {id} --why shared --by Ada")).await.unwrap();
+        let incident = acted.trim_end().rsplit(' ').next().unwrap().to_owned();
+        assert_eq!(acted, format!("{id} is logged out; incident {incident}\n"));
+        let shown = session(&ops, &format!("show {incident}")).await.unwrap();
+        assert!(shown.contains(&format!("session      {id}\nstanding     logged out\n")), "{shown}");
+        assert!(shown.contains(&format!("{incident} logged out by Ada: shared")), "{shown}");
+
+        let acted = session(&ops, &format!("pardon {incident} --why called --by Ada")).await.unwrap();
+        assert!(acted.starts_with(&format!("{id} is pardoned; incident ")), "{acted}");
+        // The outbox lifts the revocation after the answer.
+        let pardoned = || async {
+            session(&ops, &format!("show {id}")).await.unwrap().contains("standing     pardoned\n")
+        };
+        crate::ops::tests::eventually(pardoned).await;
+        let json = session(&ops, "list --json").await.unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["sessions"][0]["identity"]["session"], id);
+    }
+
+    #[tokio::test]
+    async fn each_failure_has_its_exit_code() {
+        let ops = TestOps::start().await;
+        let unknown = format!("show s_{}", "0".repeat(32));
+        assert_eq!(session(&ops, &unknown).await.unwrap_err().0, 5);
+        assert_eq!(session(&ops, "pardon NONE --why x").await.unwrap_err().0, 5);
+        assert_eq!(session(&ops, "pardon ../status --why x").await.unwrap_err().0, 5);
+        std::fs::write(ops.password_file(), "another password").unwrap();
+        assert_eq!(session(&ops, "list").await.unwrap_err(), (4, "The password is wrong.".into()));
+        std::fs::remove_file(ops.password_file()).unwrap();
+        let (code, why) = session(&ops, "list").await.unwrap_err();
+        assert_eq!(code, 4);
+        assert!(why.contains("cannot be read") && why.contains("--password-file"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_is_not_there_is_named() {
+        let ops = TestOps::start().await;
+        // A port nobody listens on: bound and let go.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let file = ops.password_file().display().to_string();
+        let reach = Reach {
+            ops: Some(free.to_string()),
+            data: "data".into(),
+            password_file: Some(file.into()),
+            json: false,
+        };
+        let error = carry_out(SessionCommand::List { limit: 1, reach }).await.unwrap_err();
+        let call = error.downcast::<CallError>().unwrap();
+        assert_eq!(call.code(), 3);
+        assert!(
+            call.to_string().starts_with(&format!("the gateway cannot be reached at http://{free}/: ")),
+            "{call}"
+        );
+    }
+
+    #[test]
+    fn text_from_elsewhere_cannot_drive_the_terminal() {
+        assert_eq!(visible("a\x1b[2Jb\r\nc\u{9b}d"), "a\\u{1b}[2Jb\\r\\nc\\u{9b}d");
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_an_address_to_call() {
+        for (ops, url) in [
+            ("127.0.0.1:9000", "http://127.0.0.1:9000/"),
+            ("0.0.0.0:9001", "http://127.0.0.1:9001/"),
+            ("[::]:9001", "http://[::1]:9001/"),
+            ("https://ops.example.com/gaitway", "https://ops.example.com/gaitway"),
+        ] {
+            let reach = Reach { ops: Some(ops.into()), data: "d".into(), password_file: None, json: false };
+            assert_eq!(reach.url().unwrap().as_str(), url);
+        }
+        let reach = Reach { ops: Some("ftp://x".into()), data: "d".into(), password_file: None, json: false };
+        assert!(reach.url().is_err());
+    }
+}

@@ -15,6 +15,7 @@ use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use gaitway_models::{TelemetryState, Timestamp};
+use gaitway_policies::budget::{Cap, SharedBudget};
 use gaitway_policies::engine::{Action, Mode, OperatorAction, SessionSummary};
 use gaitway_policies::{Incident, SessionId};
 use serde::de::DeserializeOwned;
@@ -83,17 +84,40 @@ pub struct Status {
     pub started: Timestamp,
     pub in_force: Arc<InForce>,
     pub board: BoardHealth,
+    pub budget: BudgetView,
     pub sessions: SessionCounts,
     /// Steps of incidents not carried out yet; `None` if the store does not answer.
     pub steps_pending: Option<u64>,
 }
 
-/// Counted over the most recently seen sessions.
+/// What is left of the policy's budget of logouts.
+#[derive(Serialize)]
+pub struct BudgetView {
+    /// Set while the budget has put everything into shadow: since when, and by which cap.
+    pub tripped: Option<TrippedView>,
+    pub granted_within_hour: usize,
+}
+
+#[derive(Serialize)]
+pub struct TrippedView {
+    pub since: Timestamp,
+    pub cap: Cap,
+}
+
+impl BudgetView {
+    fn of(budget: &SharedBudget, now: Timestamp) -> BudgetView {
+        BudgetView {
+            tripped: budget.tripped().map(|(since, cap)| TrippedView { since, cap }),
+            granted_within_hour: budget.granted_within_hour(now),
+        }
+    }
+}
+
+/// All live sessions, and what the most recently seen among them send.
 #[derive(Serialize, Default)]
 pub struct SessionCounts {
+    pub live: usize,
     pub counted: usize,
-    /// More are live than were counted.
-    pub more: bool,
     /// Were served a page with the collector.
     pub expected: usize,
     /// Of those, sent telemetry.
@@ -108,8 +132,7 @@ impl SessionCounts {
         for session in sessions {
             let telemetry = session.assessment.telemetry;
             counts.expected += usize::from(telemetry != TelemetryState::Unexpected);
-            counts.seen +=
-                usize::from(!matches!(telemetry, TelemetryState::Unexpected | TelemetryState::Missing));
+            counts.seen += usize::from(session.batches > 0);
             counts.judged += usize::from(telemetry == TelemetryState::Sufficient);
         }
         counts
@@ -208,16 +231,17 @@ impl Why {
 }
 
 pub async fn status(State(state): State<Arc<OpsState>>, _operator: Operator) -> Json<Status> {
-    let mut sessions = state.shards.sessions(SESSIONS_MAX + 1).await;
-    let more = sessions.len() > SESSIONS_MAX;
-    sessions.truncate(SESSIONS_MAX);
+    let live = state.shards.budget().sessions();
+    let sessions = state.shards.sessions(SESSIONS_MAX).await;
+    let now = clock::now();
     Json(Status {
-        now: clock::now(),
+        now,
         version: env!("CARGO_PKG_VERSION"),
         started: state.started,
         in_force: state.in_force.load_full(),
         board: state.revocations.health(),
-        sessions: SessionCounts { more, ..SessionCounts::of(&sessions) },
+        budget: BudgetView::of(state.shards.budget(), now),
+        sessions: SessionCounts { live: live.max(sessions.len()), ..SessionCounts::of(&sessions) },
         steps_pending: state.store.pending().await.ok(),
     })
 }
@@ -259,14 +283,11 @@ pub async fn revoke(
     Body(why): Body<Why>,
 ) -> Result<Json<Acted>, Refusal> {
     let (session, why) = (session_id(&id)?, why.text()?);
-    match state.shards.operator(session, OperatorAction::Revoke, actor.who.clone(), why.clone()).await {
-        Ok(incident) => Ok(Json(Acted { incident, session })),
-        Err(ShardError::UnknownSession) => {
-            let last = latest_incident(&state, session).await?.ok_or_else(unknown_session)?;
-            after_the_session(&state, last, Action::Logout, actor.who, why).await
-        }
-        Err(ShardError::Closed) => Err(closing()),
+    if state.shards.session(session).await.is_some() {
+        return live_session(&state, session, OperatorAction::Revoke, actor.who, why).await;
     }
+    let earlier = latest_incident(&state, session).await?.ok_or_else(unknown_session)?;
+    Ok(Json(after_the_session(&state, earlier, Action::Logout, actor.who, why).await))
 }
 
 pub async fn pardon(
@@ -318,13 +339,42 @@ pub async fn audit(
     Ok(Json(Audit { now: clock::now(), records: state.store.audit_trail(limit).await? }))
 }
 
+/// After the budget has put everything into shadow: an operator has looked, and rules may enforce again.
+pub async fn reset_budget(
+    State(state): State<Arc<OpsState>>,
+    actor: Actor,
+    Body(why): Body<Why>,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    let why = why.text()?;
+    state.shards.reset_budget(actor.who.clone()).await.map_err(|_| closing())?;
+    state.audit(&actor.who, "budget-reset", None, None, &why).await;
+    Ok(Json(serde_json::json!({})))
+}
+
+/// Sets the gauges of live sessions and of what they send.
+pub async fn count_sessions(state: &OpsState) {
+    const STATES: &[(TelemetryState, &str)] = &[
+        (TelemetryState::Unexpected, "unexpected"),
+        (TelemetryState::Missing, "missing"),
+        (TelemetryState::Gathering, "gathering"),
+        (TelemetryState::Sufficient, "sufficient"),
+        (TelemetryState::Damaged, "damaged"),
+    ];
+    metrics::gauge!("gaitway_sessions").set(state.shards.budget().sessions() as f64);
+    let sessions = state.shards.sessions(SESSIONS_MAX).await;
+    for (telemetry, label) in STATES {
+        let count = sessions.iter().filter(|session| session.assessment.telemetry == *telemetry).count();
+        metrics::gauge!("gaitway_sessions_sampled", "telemetry" => *label).set(count as f64);
+    }
+}
+
 fn view(state: &OpsState, summary: SessionSummary, now: Timestamp) -> SessionView {
     let refused = state.revocations.check(&summary.identity, now);
     SessionView::new(summary, refused)
 }
 
-/// Pardons a live session through its shard, so that it is also exempt from now on; one that is gone
-/// from memory through the outbox alone, so that its token is accepted again.
+/// Pardons a live session through its shard, so that rules leave it alone from now on; one that is
+/// gone from memory through the outbox, so that its token is accepted again.
 async fn pardon_session(
     state: &OpsState,
     session: SessionId,
@@ -332,15 +382,31 @@ async fn pardon_session(
     who: String,
     why: String,
 ) -> Result<Json<Acted>, Refusal> {
-    match state.shards.operator(session, OperatorAction::Pardon, who.clone(), why.clone()).await {
+    let Some(live) = state.shards.session(session).await else {
+        let earlier = match incident {
+            Some(incident) => incident,
+            None => latest_incident(state, session).await?.ok_or_else(unknown_session)?,
+        };
+        return Ok(Json(after_the_session(state, earlier, Action::Pardon, who, why).await));
+    };
+    // The incident may have reached another token of this session than the one seen last.
+    let other = incident.filter(|incident| incident.identity.token != live.identity.token);
+    if let Some(earlier) = other {
+        after_the_session(state, earlier, Action::Pardon, who.clone(), why.clone()).await;
+    }
+    live_session(state, session, OperatorAction::Pardon, who, why).await
+}
+
+async fn live_session(
+    state: &OpsState,
+    session: SessionId,
+    action: OperatorAction,
+    who: String,
+    why: String,
+) -> Result<Json<Acted>, Refusal> {
+    match state.shards.operator(session, action, who, why).await {
         Ok(incident) => Ok(Json(Acted { incident, session })),
-        Err(ShardError::UnknownSession) => {
-            let last = match incident {
-                Some(incident) => Some(incident),
-                None => latest_incident(state, session).await?,
-            };
-            after_the_session(state, last.ok_or_else(unknown_session)?, Action::Pardon, who, why).await
-        }
+        Err(ShardError::UnknownSession) => Err(unknown_session()),
         Err(ShardError::Closed) => Err(closing()),
     }
 }
@@ -358,7 +424,7 @@ async fn after_the_session(
     action: Action,
     who: String,
     why: String,
-) -> Result<Json<Acted>, Refusal> {
+) -> Acted {
     let now = clock::now();
     let incident = Incident {
         id: new_incident_id(),
@@ -373,7 +439,7 @@ async fn after_the_session(
     };
     let acted = Acted { incident: incident.id.clone(), session: incident.identity.session };
     state.outbox.submit(incident).await;
-    Ok(Json(acted))
+    acted
 }
 
 /// Ten letters and digits that nobody confuses: 2^50 numbers, far more than there will be incidents.

@@ -28,7 +28,12 @@ const ACTION = {
 };
 const SHUTS_OUT = ['logout', 'logout-everywhere', 'deny'];
 const WHAT = {
-  login: 'signed in', logout: 'signed out', revoke: 'logged out', pardon: 'pardoned', reload: 'loaded the policy',
+  login: 'signed in', logout: 'signed out', revoke: 'logged out', pardon: 'pardoned', 'budget-reset': 'let rules enforce again', reload: 'loaded the policy',
+};
+const CAP = {
+  per_minute: 'more people would have been logged out in a minute than the policy’s budget allows',
+  share_of_sessions: 'a larger share of sessions would have been logged out than the policy’s budget allows',
+  per_user_per_day: 'one person would have been logged out too often in a day',
 };
 const STEP = {revoke: 'login ended', pardon: 'let in again', log: 'log line', mail: 'mail'};
 
@@ -470,6 +475,9 @@ $('detail-revoke').addEventListener('click', () => confirm(`Log out ${short(stat
   'Log out', true, `sessions/${encodeURIComponent(state.detail)}/revoke`, 'Logged out'));
 $('detail-pardon').addEventListener('click', () =>
   confirmPardon(`sessions/${encodeURIComponent(state.detail)}/pardon`, short(state.detail)));
+$('tripped-reset').addEventListener('click', () => confirm('Let rules enforce again?',
+  'The budget starts anew. If whatever used it up goes on, it will be used up again.',
+  'Enforce again', false, 'budget/reset', 'Rules enforce again'));
 $('confirm-cancel').addEventListener('click', () => $('confirm').close());
 $('confirm-form').addEventListener('submit', async (event) => {
   event.preventDefault();
@@ -477,7 +485,7 @@ $('confirm-form').addEventListener('submit', async (event) => {
   try {
     const acted = await call(wish.path, {why: $('confirm-why').value});
     $('confirm').close();
-    toast(`${wish.done}: session ${short(acted.session)}. Incident ${acted.incident}.`);
+    toast(acted.session ? `${wish.done}: session ${short(acted.session)}. Incident ${acted.incident}.` : `${wish.done}.`);
     await refresh();
   } catch (error) {
     if (!signedOut(error)) $('confirm-error').textContent = error.message;
@@ -495,16 +503,24 @@ $('detail').addEventListener('click', (event) => { if (event.target === $('detai
 
 const showStatus = () => {
   const {status} = state;
-  const rules = status.in_force.rules;
+  // Rules that only let through or note do nothing to anybody, whatever their mode.
+  const rules = status.in_force.rules.filter((rule) => rule.action !== 'allow' && rule.action !== 'log');
   const enforced = rules.filter((rule) => rule.mode === 'enforce').length;
   const mode = $('mode');
   mode.className = enforced ? 'mode enforce' : 'mode';
   mode.replaceChildren(enforced ? 'Enforcing' : 'Shadow', el('small', {},
-    enforced ? `${enforced} of ${plural(rules.length, 'rule')}; the rest only note` : 'rules only note what they would do'));
+    enforced === rules.length ? `all ${plural(rules.length, 'rule')} that act` : enforced ? `${enforced} of ${plural(rules.length, 'rule')} that act; the rest only note` : 'rules only note what they would do'));
   const counts = status.sessions;
+  const tripped = status.budget.tripped;
+  $('tripped').hidden = !tripped;
+  if (tripped) {
+    $('tripped-text').textContent = `Since ${moment(tripped.since)} nothing is enforced: ${CAP[tripped.cap] || tripped.cap}. Look at the incidents before you let rules enforce again.`;
+    mode.className = 'mode';
+    mode.replaceChildren('Shadow', el('small', {}, 'the budget of logouts is used up'));
+  }
   const board = status.board;
   const items = [
-    ['Sessions', plural(counts.counted, 'live', 'live') + (counts.more ? ' or more' : ''), `${counts.judged.toLocaleString('en')} with enough input`, false],
+    ['Sessions', `${counts.live.toLocaleString('en')} live`, `${counts.judged.toLocaleString('en')} with enough input`, false],
     ['Telemetry', counts.expected ? `${Math.round((100 * counts.seen) / counts.expected)} % send it` : 'none expected yet', counts.expected ? 'of sessions that got a page' : '', false],
     ['Revocations', board.entries.toLocaleString('en'), board.backend === 'embedded' ? 'kept in this process' : board.connected ? 'shared through Redis' : 'Redis is away: none is lost, none is added', !board.connected],
     ['Model', status.in_force.model.calibrated ? 'knows this site' : 'has not learnt this site', status.in_force.model.hash.slice(0, 8), false],
@@ -585,7 +601,7 @@ const showLogin = () => {
   state.signedIn = false;
   for (const dialog of ['confirm', 'detail']) if ($(dialog).open) $(dialog).close();
   for (const view of VIEWS) $(`view-${view}`).hidden = true;
-  for (const part of ['nav', 'me', 'strip']) $(part).hidden = true;
+  for (const part of ['nav', 'me', 'strip', 'tripped']) $(part).hidden = true;
   $('view-login').hidden = false;
   document.title = 'Sign in – Gaitway';
   $('login-name').value = localStorage.getItem('gaitway.name') || '';
