@@ -140,6 +140,21 @@ fn describe() {
     }
 }
 
+/// docs/metrics.md.
+pub fn reference() -> String {
+    let mut out = String::from(
+        "<!-- Written from the table in gateway/src/metrics.rs; a test keeps it current. -->\n\
+         # Metrics\n\n\
+         `GET /metrics` on the operators' listener. Labels are small fixed sets of words; none names a \
+         session, a person, an address or a path.\n\n\
+         | metric | type | meaning |\n|---|---|---|\n",
+    );
+    for (name, shape, _, doc) in METRICS {
+        out += &format!("| `{name}` | {} | {doc} |\n", format!("{shape:?}").to_lowercase());
+    }
+    out
+}
+
 /// Reads the process's figures where the kernel shows them; what cannot be read is left out.
 fn measure_process() {
     if let Some(bytes) = resident_bytes() {
@@ -239,6 +254,11 @@ mod tests {
             let row = METRICS.iter().find(|row| row.0 == name);
             assert_eq!(row.map(|row| row.1), Some(shape), "{name} belongs into the table in metrics.rs");
         }
+    }
+
+    #[test]
+    fn the_reference_page_is_current() {
+        expect_test::expect_file!["../../docs/metrics.md"].assert_eq(&reference());
     }
 
     #[test]
