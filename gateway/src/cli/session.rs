@@ -143,19 +143,20 @@ async fn carry_out(command: SessionCommand) -> anyhow::Result<String> {
         SessionCommand::Revoke { id, act, reach } => {
             let gateway = Gateway::new(&reach, act.by.as_deref())?;
             let answer = gateway.post(&["sessions", &id, "revoke"], &act.why).await?;
-            reach.print(answer, |acted: Acted| {
-                format!("{} is logged out; incident {}\n", acted.session, acted.incident)
-            })
+            reach.print(answer, |acted: Acted| told(&acted, "logged out"))
         }
         SessionCommand::Pardon { id, act, reach } => {
             let gateway = Gateway::new(&reach, act.by.as_deref())?;
             let room = if is_session(&id) { "sessions" } else { "incidents" };
             let answer = gateway.post(&[room, &id, "pardon"], &act.why).await?;
-            reach.print(answer, |acted: Acted| {
-                format!("{} is pardoned; incident {}\n", acted.session, acted.incident)
-            })
+            reach.print(answer, |acted: Acted| told(&acted, "pardoned"))
         }
     }
+}
+
+fn told(acted: &Acted, what: &str) -> String {
+    let being = if acted.done { "is" } else { "is being" };
+    format!("{} {being} {what}; incident {}\n", acted.session, acted.incident)
 }
 
 fn is_session(id: &str) -> bool {
@@ -523,11 +524,7 @@ mod tests {
 
         let acted = session(&ops, &format!("pardon {incident} --why called --by Ada")).await.unwrap();
         assert!(acted.starts_with(&format!("{id} is pardoned; incident ")), "{acted}");
-        // The outbox lifts the revocation after the answer.
-        let pardoned = || async {
-            session(&ops, &format!("show {id}")).await.unwrap().contains("standing     pardoned\n")
-        };
-        crate::ops::tests::eventually(pardoned).await;
+        assert!(session(&ops, &format!("show {id}")).await.unwrap().contains("standing     pardoned\n"));
         let json = session(&ops, "list --json").await.unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["sessions"][0]["identity"]["session"], id);

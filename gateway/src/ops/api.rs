@@ -8,7 +8,7 @@ use super::{InForce, OpsState};
 use crate::clock;
 use crate::revocation::{BoardHealth, Refusal as BoardRefusal};
 use crate::shards::ShardError;
-use crate::store::{AuditRecord, IncidentFilter, IncidentRow, StoreError};
+use crate::store::{AuditRecord, IncidentFilter, IncidentRow, Step, StepState, StoreError};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
@@ -21,6 +21,7 @@ use gaitway_policies::{Incident, SessionId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Sessions of one answer unless asked for otherwise, and at most.
 const SESSIONS_DEFAULT: usize = 300;
@@ -32,6 +33,11 @@ const ROWS_MAX: u32 = 1_000;
 const WHY_CHARS_MAX: usize = 500;
 /// Numbers of incidents are short; anything longer is none.
 const INCIDENT_ID_BYTES_MAX: usize = 64;
+
+/// How long an operator waits for a wish to be carried out; with store and board at hand it takes
+/// milliseconds.
+const CARRIED_OUT_WAIT: Duration = Duration::from_secs(3);
+const CARRIED_OUT_POLL: Duration = Duration::from_millis(10);
 
 /// A refusal with one plain sentence.
 #[derive(Debug)]
@@ -195,6 +201,8 @@ pub struct Acted {
     /// Number of the new incident.
     pub incident: String,
     pub session: SessionId,
+    /// Recorded and in force. False: still on its way, which the outbox sees through.
+    pub done: bool,
 }
 
 #[derive(Deserialize)]
@@ -405,7 +413,7 @@ async fn live_session(
     why: String,
 ) -> Result<Json<Acted>, Refusal> {
     match state.shards.operator(session, action, who, why).await {
-        Ok(incident) => Ok(Json(Acted { incident, session })),
+        Ok(incident) => Ok(Json(acted(state, incident, session).await)),
         Err(ShardError::UnknownSession) => Err(unknown_session()),
         Err(ShardError::Closed) => Err(closing()),
     }
@@ -437,9 +445,28 @@ async fn after_the_session(
         until: now.plus(state.action_life),
         ..earlier
     };
-    let acted = Acted { incident: incident.id.clone(), session: incident.identity.session };
+    let (id, session) = (incident.id.clone(), incident.identity.session);
     state.outbox.submit(incident).await;
-    acted
+    acted(state, id, session).await
+}
+
+/// Waits a moment for the outbox, so that whoever looks next finds what was done.
+async fn acted(state: &OpsState, incident: String, session: SessionId) -> Acted {
+    let carried_out = async {
+        loop {
+            let row = state.store.incident(&incident).await.ok().flatten();
+            let is_board = |step: &&Step| matches!(step.name.as_str(), "revoke" | "pardon");
+            let done = |row: &IncidentRow| {
+                row.steps.iter().find(is_board).is_none_or(|s| s.state == StepState::Done)
+            };
+            if row.is_some_and(|row| done(&row)) {
+                return;
+            }
+            tokio::time::sleep(CARRIED_OUT_POLL).await;
+        }
+    };
+    let done = tokio::time::timeout(CARRIED_OUT_WAIT, carried_out).await.is_ok();
+    Acted { incident, session, done }
 }
 
 /// Ten letters and digits that nobody confuses: 2^50 numbers, far more than there will be incidents.

@@ -485,7 +485,8 @@ $('confirm-form').addEventListener('submit', async (event) => {
   try {
     const acted = await call(wish.path, {why: $('confirm-why').value});
     $('confirm').close();
-    toast(acted.session ? `${wish.done}: session ${short(acted.session)}. Incident ${acted.incident}.` : `${wish.done}.`);
+    const late = acted.done === false ? ' It is recorded late; watch “Carried out” in the list of incidents.' : '';
+    toast(acted.session ? `${wish.done}: session ${short(acted.session)}. Incident ${acted.incident}.${late}` : `${wish.done}.`);
     await refresh();
   } catch (error) {
     if (!signedOut(error)) $('confirm-error').textContent = error.message;
