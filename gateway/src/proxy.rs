@@ -479,6 +479,20 @@ impl ProxyHttp for Gateway {
         Ok(None)
     }
 
+    /// With trailers the body ends here, not in the body filter.
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut HeaderMap,
+        visit: &mut Visit,
+    ) -> Result<Option<Bytes>> {
+        let mut rest = None;
+        if let Some(injection) = &mut visit.injection {
+            injection.feed(&mut rest, true);
+        }
+        Ok(rest)
+    }
+
     async fn logging(&self, session: &mut Session, error: Option<&Error>, visit: &mut Visit) {
         let mut injected = false;
         if let Some(injection) = visit.injection.take() {

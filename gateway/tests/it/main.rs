@@ -1,6 +1,13 @@
 //! Stories about the real binary in front of a real app: each test starts its own gateway, its own
 //! app and whatever servers it needs on free ports, and ends them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what must hold by panicking"
+)]
+
 mod app;
 mod connections;
 mod framing;
