@@ -6,7 +6,7 @@ CARGO ?= cargo
 .PHONY: help setup build demo test bench model fmt lint check-rust check-collector check-tidy check-licences check-deploy check-demo
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: ## install what build and tests need and this machine lacks
 	@scripts/setup test
@@ -22,9 +22,16 @@ demo: ## a shop, Gaitway before it, people and bots inside; Ctrl-C ends everythi
 
 test: setup lint check-rust check-collector check-licences check-deploy ## everything a change must pass
 
-bench: ## figures beside nginx's on this machine (docs/BENCHMARKS.md)
+bench: ## figures beside nginx doing the same work, on this machine: some minutes
 	@scripts/setup bench
-	$(CARGO) bench --locked -p gaitway-benches
+	$(CARGO) build --release --locked -p gaitway
+	/usr/bin/python3 benches/proxy/run.py $(BENCH)
+
+model: ## the shipped model and its card anew: make model DATA=folder-of-recordings
+	@test -n "$(DATA)" || { echo "usage: make model DATA=FOLDER (with index.csv and the session files it names)" >&2; exit 2; }
+	$(CARGO) build --release --locked -p gaitway
+	target/release/gaitway train $(DATA) --output models/artifacts/default.model
+	target/release/gaitway evaluate models/artifacts/default.model $(DATA) --card models/artifacts/default.card.md --report target/report
 
 fmt: ## format Rust sources
 	$(CARGO) fmt --all
