@@ -52,6 +52,8 @@ pub struct OutboxLimits {
     pub lease: Duration,
     /// Age at which an incident that could not be told is given up: old news, and the queue must end.
     pub give_up: Duration,
+    /// How long incidents and audit records are kept: long enough for a quarterly review.
+    pub retention: Duration,
     /// How often the table is asked for steps that became due.
     pub poll: Duration,
     /// Deliveries of one sink at the same time.
@@ -73,6 +75,7 @@ impl Default for OutboxLimits {
             backoff_max: Duration::from_secs(300),
             lease: Duration::from_secs(180),
             give_up: Duration::from_secs(7 * 24 * 3600),
+            retention: Duration::from_secs(90 * 24 * 3600),
             poll: Duration::from_secs(1),
             deliveries_max: 4,
             hour: Duration::from_secs(3600),
@@ -410,21 +413,31 @@ impl Work {
             tracing::error!(%error, "cannot take over what the last run left; trying again later");
         }
         while self.mend_board().await >= BATCH as usize {}
-        self.give_up_unknown().await;
     }
 
     async fn run_mender(self: Arc<Self>) {
-        let mut swept = Instant::now();
+        let mut swept: Option<Instant> = None;
         loop {
             tokio::time::sleep(self.limits.poll).await;
             self.mend_board().await;
-            if swept.elapsed() >= UNKNOWN_SINK_SWEEP {
-                self.give_up_unknown().await;
-                swept = Instant::now();
+            if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+                swept = Some(Instant::now());
+                self.sweep().await;
             }
             if let Ok(pending) = self.store.pending().await {
                 metrics::gauge!("gaitway_outbox_steps_pending").set(pending as f64);
             }
+        }
+    }
+
+    async fn sweep(&self) {
+        self.give_up_unknown().await;
+        let retention = u64::try_from(self.limits.retention.as_millis()).unwrap_or(u64::MAX);
+        let before = Timestamp(clock::now().0.saturating_sub(retention));
+        match self.store.prune(before).await {
+            Ok(0) => {}
+            Ok(records) => tracing::info!(records, "deleted records past their retention"),
+            Err(error) => tracing::warn!(%error, "cannot delete old records now"),
         }
     }
 
@@ -518,7 +531,8 @@ impl Work {
 }
 
 const UNKNOWN_SINK_RETRY: Duration = Duration::from_secs(3600);
-const UNKNOWN_SINK_SWEEP: Duration = Duration::from_secs(600);
+/// Old news and old records are looked for this often.
+const SWEEP: Duration = Duration::from_secs(600);
 
 /// Tell.
 impl Work {

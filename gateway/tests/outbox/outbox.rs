@@ -14,7 +14,7 @@ use gaitway_models::Timestamp;
 use gaitway_policies::engine::{Action, Mode};
 use gaitway_policies::{Incident, SessionId, SubjectId, TokenId};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -374,8 +374,39 @@ async fn old_steps_of_a_sink_that_is_gone_end() {
     room.store.record(&old, &[Step::pending("pager", now())]).await.unwrap();
     room.store.record(&logout(2, now()), &[Step::pending("pager", now())]).await.unwrap();
     let _outbox = room.outbox(vec![]).await;
-    assert_eq!(room.row("G-001").await.steps[0].outcome, "no such sink is configured");
+    until("given up", async || room.row("G-001").await.steps[0].outcome == "no such sink is configured")
+        .await;
     assert_eq!(room.steps("G-002").await[0].1, StepState::Pending, "it may come back");
+}
+
+#[tokio::test]
+async fn records_past_their_retention_are_deleted() {
+    let room = Room::new().await;
+    let days = |days: u64| Timestamp(now().0 - days * 24 * 3600 * 1000);
+    room.store.record(&logout(1, days(91)), &[]).await.unwrap();
+    room.store.record(&logout(2, days(89)), &[]).await.unwrap();
+    let _outbox = room.outbox(vec![]).await;
+    until("deleted", async || room.store.incident("G-001").await.unwrap().is_none()).await;
+    assert!(room.store.incident("G-002").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_holds_up_no_revocation() {
+    let room = Room::new().await;
+    let is_stuck = Arc::new(AtomicBool::new(true));
+    let stuck = is_stuck.clone();
+    let store = Switch::watched(room.store.clone(), move |call| {
+        call.starts_with("before record") && stuck.load(Ordering::SeqCst)
+    });
+    let limits = OutboxLimits { record_wait: Duration::from_millis(20), ..quick() };
+    let sink = MemorySink::answering([]);
+    let outbox = Outbox::start(store, room.board.clone(), vec![sink.clone()], limits).await;
+    let incident = logout(1, now());
+    outbox.submit(incident.clone()).await;
+    until("in force", async || room.refuses(&incident)).await;
+    assert_eq!(outbox.depth(), 1);
+    is_stuck.store(false, Ordering::SeqCst);
+    until("told", async || sink.told() == ["G-001"]).await;
 }
 
 #[tokio::test]
