@@ -4,6 +4,7 @@
 //! 3 the gateway cannot be reached, 4 the password was refused, 5 no such session or incident.
 
 mod config;
+pub mod policy;
 mod run;
 mod session;
 
@@ -25,6 +26,8 @@ enum Command {
     /// Check, show and explain settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Check, test, explain, compare, format and back-test policies
+    Policy(policy::PolicyArgs),
     /// See, revoke and pardon sessions of a running gateway
     #[command(subcommand)]
     Session(session::SessionCommand),
@@ -35,6 +38,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Config(command) => config::run(command),
+        Command::Policy(args) => policy::run(args),
         Command::Session(command) => session::run(command),
     };
     match outcome {

@@ -101,6 +101,15 @@ impl Condition {
         names
     }
 
+    /// The texts that the fact `name` is compared with.
+    pub fn words(&self, name: &str) -> Vec<&str> {
+        let mut words = Vec::new();
+        if let Some(fact) = find(name) {
+            self.test.words(fact, &mut words);
+        }
+        words
+    }
+
     /// Why no facts at all can satisfy it, if that can be seen.
     pub fn never(&self) -> Option<String> {
         self.test.never()
@@ -951,6 +960,39 @@ impl Test {
                 }
                 contradiction(&parts)
             }
+        }
+    }
+
+    fn words<'t>(&'t self, fact: usize, words: &mut Vec<&'t str>) {
+        match self {
+            Test::Not(inner) => inner.words(fact, words),
+            Test::Quantified { test, .. } => test.words(fact, words),
+            Test::And(left, right) | Test::Or(left, right) => {
+                left.words(fact, words);
+                right.words(fact, words);
+            }
+            Test::Tests(_, sides) => {
+                sides.0.words(fact, words);
+                sides.1.words(fact, words);
+            }
+            Test::If(parts) => {
+                parts.0.words(fact, words);
+                parts.1.words(fact, words);
+                parts.2.words(fact, words);
+            }
+            Test::Texts(_, Text::Fact(named), Text::Const(word))
+            | Test::Texts(_, Text::Const(word), Text::Fact(named))
+                if *named == fact =>
+            {
+                words.push(word);
+            }
+            Test::Listed(Text::Fact(named), List::Const(items)) if *named == fact => {
+                words.extend(items.iter().filter_map(|item| match item {
+                    Text::Const(word) => Some(word.as_str()),
+                    _ => None,
+                }));
+            }
+            _ => {}
         }
     }
 

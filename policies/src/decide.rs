@@ -25,11 +25,11 @@ impl Decision {
     }
 }
 
-/// Reads every rule over `facts`. A condition whose arithmetic fails does not hold.
+/// Reads every rule that applies on the route over `facts`. A condition whose arithmetic fails does not hold.
 pub fn decide(policies: &PolicySet, facts: &Facts) -> Decision {
     let mut decision = Decision::default();
     for (index, rule) in policies.rules().iter().enumerate() {
-        if rule.condition.holds(facts) != Ok(true) {
+        if !policies.applies(index, &facts.route) || rule.condition.holds(facts) != Ok(true) {
             continue;
         }
         if rule.measure == Measure::Allow {

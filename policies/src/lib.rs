@@ -11,10 +11,12 @@ pub mod decide;
 pub mod document;
 pub mod engine;
 pub mod facts;
+pub mod format;
 pub mod identity;
 pub mod policy;
 pub mod record;
 pub mod report;
+pub mod route;
 
 pub use budget::SharedBudget;
 pub use engine::{Effect, Engine, Incident, Input, Standing};

@@ -4,9 +4,10 @@
 //! people out without a budget. Must not know: sessions, time, where files come from.
 
 use crate::condition::Condition;
-use crate::document::{Document, Fields, Node, Position, Reader};
+use crate::document::{Document, Fields, MISTAKES_MAX, Node, Position, Reader, Value, nearest};
 use crate::engine::{Action, Mode};
 use crate::facts::{FACTS, Facts, find};
+use crate::route::{DEFAULT_ROUTE, Match, Outage, PathPattern, RequestLine, Route};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +20,14 @@ pub const DEFAULT: &str = include_str!("../default.yaml");
 /// The policy of `make demo`: it enforces.
 pub const DEMO: &str = include_str!("../demo.yaml");
 
+/// JSON Schema of policy files, for editors; what only the parser can judge is not in it.
+pub const SCHEMA: &str = include_str!("../policy.schema.json");
+
 /// Most rules in a policy: each is read on every piece of new evidence.
 pub const RULES_MAX: usize = 128;
+/// Most routes in a policy, and most snippets it imports.
+pub const ROUTES_MAX: usize = 64;
+pub const IMPORTS_MAX: usize = 32;
 /// Longest rule name; names become metric labels and stand in mails.
 pub const NAME_CHARS_MAX: usize = 64;
 /// Longest reason or tag, in bytes.
@@ -40,6 +47,10 @@ pub struct PolicySet {
     version: String,
     /// Allow rules first, then the others in the order of the file.
     rules: Vec<Rule>,
+    routes: Vec<Route>,
+    fallback: Route,
+    /// Routes that name their rules, with whether each rule applies.
+    narrowed: Vec<(String, Vec<bool>)>,
     pub budget: Budget,
     /// How long a passed challenge is not asked again, in ms.
     pub challenge_pass_ms: u64,
@@ -58,6 +69,7 @@ pub struct Rule {
     pub reason: Reason,
     /// The condition names facts of the latest request only, so it says nothing lasting about the session.
     pub of_request: bool,
+    pub file: Arc<str>,
     pub at: Position,
 }
 
@@ -106,16 +118,66 @@ enum Part {
 }
 
 impl PolicySet {
+    /// Reads a policy that stands alone; an `import` in it is a mistake.
     pub fn parse(file: &str, yaml: &str) -> Result<PolicySet, Vec<PolicyError>> {
+        PolicySet::parse_with(file, yaml, &|_| Err("snippets can only be imported from files".into()))
+    }
+
+    /// Reads a policy and the snippets it imports, whose text `fetch` gets by the name in the file.
+    pub fn parse_with(
+        file: &str,
+        yaml: &str,
+        fetch: &dyn Fn(&str) -> Result<String, String>,
+    ) -> Result<PolicySet, Vec<PolicyError>> {
         let mut mistakes = Vec::new();
+        let mut hash = Sha256::new_with_prefix(yaml.as_bytes());
         let Some(document) = Document::parse(&mut mistakes, file, yaml) else { return Err(mistakes) };
         let mut reader = Reader::new(&document);
-        let policies = read(&mut reader, version_of(yaml));
-        mistakes.extend(reader.mistakes);
-        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
-        match policies {
-            Some(policies) if mistakes.is_empty() => Ok(policies),
-            _ => Err(mistakes),
+        let draft = read(&mut reader);
+        let budgeted = draft.as_ref().is_some_and(|draft| draft.budget.is_some());
+        mistakes.append(&mut reader.mistakes);
+        let mut draft = draft.unwrap_or_default();
+        for (place, at, field) in std::mem::take(&mut draft.imports) {
+            match fetch(&place) {
+                Ok(text) => {
+                    // The length keeps two texts from reading as one another's continuation.
+                    hash.update((text.len() as u64).to_le_bytes());
+                    hash.update(text.as_bytes());
+                    read_snippet(&mut draft, &mut mistakes, &place, &text);
+                }
+                Err(problem) => reader.mistake(at, &field, problem, None),
+            }
+        }
+        check_names(&mut mistakes, &draft);
+        check_reachable(&mut mistakes, &draft.rules);
+        check_routes(&mut mistakes, &draft);
+        if !budgeted {
+            check_budget(&mut mistakes, &draft.rules);
+        }
+        mistakes.append(&mut reader.mistakes);
+        // A mistake in the main file's own place first, then those of the snippets by name.
+        mistakes.sort_by_key(|mistake| {
+            (mistake.file != file, mistake.file.clone(), mistake.line, mistake.column)
+        });
+        mistakes.dedup();
+        if mistakes.is_empty() { Ok(draft.finish(&hash.finalize())) } else { Err(mistakes) }
+    }
+
+    /// The route of a request: the first that matches, else the one called `default`.
+    pub fn route(&self, request: &RequestLine<'_>) -> &Route {
+        self.routes.iter().find(|route| route.matches(request)).unwrap_or(&self.fallback)
+    }
+
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Whether the rule at `index` applies on `route`. Allow rules apply everywhere.
+    pub(crate) fn applies(&self, index: usize, route: &str) -> bool {
+        // A handful of routes with lists of their own: looking through them beats hashing.
+        match self.narrowed.iter().find(|(name, _)| name == route) {
+            Some((_, rules)) => rules[index],
+            None => true,
         }
     }
 
@@ -190,10 +252,6 @@ impl Reason {
     }
 }
 
-fn version_of(yaml: &str) -> String {
-    Sha256::digest(yaml.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
 pub(crate) const MODES: &[(&str, Mode)] = &[("shadow", Mode::Shadow), ("enforce", Mode::Enforce)];
 pub(crate) const ACTIONS: &[(&str, Action)] = &[
     ("allow", Action::Allow),
@@ -207,61 +265,205 @@ pub(crate) const ACTIONS: &[(&str, Action)] = &[
     ("deny", Action::Deny),
 ];
 
-fn read<'d>(reader: &mut Reader<'d>, version: String) -> Option<PolicySet> {
+/// What has been read so far of a policy and its snippets.
+#[derive(Default)]
+struct Draft {
+    mode: Option<Mode>,
+    rules: Vec<Rule>,
+    routes: Vec<(Route, Arc<str>, Position)>,
+    budget: Option<Budget>,
+    challenge_pass_ms: Option<u64>,
+    imports: Vec<(String, Position, String)>,
+}
+
+impl Draft {
+    fn finish(mut self, hash: &[u8]) -> PolicySet {
+        // Stable: allow rules move to the front, everything else keeps the order of the file.
+        self.rules.sort_by_key(|rule| rule.measure != Measure::Allow);
+        let routes: Vec<Route> = self.routes.into_iter().map(|(route, ..)| route).collect();
+        let applies = |rule: &Rule, names: &[String]| {
+            rule.measure == Measure::Allow || names.iter().any(|name| **name == *rule.name)
+        };
+        let narrowed = routes.iter().filter_map(|route| {
+            let names = route.rules.as_ref()?;
+            Some((route.name.clone(), self.rules.iter().map(|rule| applies(rule, names)).collect()))
+        });
+        PolicySet {
+            version: hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
+            narrowed: narrowed.collect(),
+            fallback: routes
+                .iter()
+                .find(|route| route.name == DEFAULT_ROUTE)
+                .cloned()
+                .unwrap_or_else(Route::fallback),
+            routes,
+            rules: self.rules,
+            budget: self.budget.unwrap_or_default(),
+            challenge_pass_ms: self.challenge_pass_ms.unwrap_or(CHALLENGE_PASS_MS),
+        }
+    }
+}
+
+pub(crate) const POLICY_KEYS: &[&str] = &["mode", "import", "routes", "rules", "budget", "challenge"];
+
+fn read<'d>(reader: &mut Reader<'d>) -> Option<Draft> {
     let document = reader.document;
-    let fields = reader.mapping(&document.root, "", &["mode", "rules", "budget", "challenge"])?;
-    let default_mode = fields
-        .get("mode")
-        .and_then(|(node, field)| reader.one_of(node, &field, MODES))
-        .unwrap_or(Mode::Shadow);
-    let challenge_pass_ms = fields
-        .get("challenge")
-        .and_then(|(node, field)| {
-            let fields = reader.mapping(node, &field, &["pass_for"])?;
-            let (node, field) = fields.get("pass_for")?;
-            reader.duration_ms(node, &field, 60_000, SPAN_MS_MAX)
-        })
-        .unwrap_or(CHALLENGE_PASS_MS);
-    let mut rules = Vec::new();
+    let fields = reader.mapping(&document.root, "", POLICY_KEYS)?;
+    let mut draft = Draft {
+        mode: fields.get("mode").and_then(|(node, field)| reader.one_of(node, &field, MODES)),
+        ..Draft::default()
+    };
+    draft.challenge_pass_ms = fields.get("challenge").and_then(|(node, field)| {
+        let fields = reader.mapping(node, &field, &["pass_for"])?;
+        let (node, field) = fields.get("pass_for")?;
+        reader.duration_ms(node, &field, 60_000, SPAN_MS_MAX)
+    });
+    if let Some((node, field)) = fields.get("import") {
+        let items = reader.sequence(node, &field).unwrap_or(&[]);
+        if items.len() > IMPORTS_MAX {
+            reader.mistake(node.at, &field, format!("more than {IMPORTS_MAX} imports"), None);
+        }
+        for (index, item) in items.iter().take(IMPORTS_MAX).enumerate() {
+            let field = format!("{field}[{index}]");
+            if let Some(place) = reader.text(item, &field) {
+                draft.imports.push((place.to_owned(), item.at, field));
+            }
+        }
+    }
+    if fields.get("rules").is_none() && !fields.entries().iter().any(|entry| entry.key == "rules") {
+        let hint = "a policy is a list of rules; `rules: []` decides nothing";
+        reader.mistake(fields.at, "rules", "missing", Some(hint.into()));
+    }
+    read_lists(reader, &fields, &mut draft);
+    draft.budget = read_budget(reader, &fields);
+    Some(draft)
+}
+
+/// A snippet brings rules and routes; mode and budget are the importing policy's.
+fn read_snippet(draft: &mut Draft, mistakes: &mut Vec<PolicyError>, file: &str, yaml: &str) {
+    let Some(document) = Document::parse(mistakes, file, yaml) else { return };
+    let mut reader = Reader::new(&document);
+    if let Some(fields) = reader.mapping(&document.root, "", &["routes", "rules"]) {
+        read_lists(&mut reader, &fields, draft);
+    }
+    mistakes.append(&mut reader.mistakes);
+}
+
+fn read_lists<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>, draft: &mut Draft) {
+    let default_mode = draft.mode.unwrap_or(Mode::Shadow);
+    let file: Arc<str> = reader.document.file.as_str().into();
     if let Some((node, field)) = fields.get("rules") {
         let items = reader.sequence(node, &field).unwrap_or(&[]);
-        if items.len() > RULES_MAX {
+        if draft.rules.len() + items.len() > RULES_MAX {
             reader.mistake(node.at, &field, format!("more than {RULES_MAX} rules"), None);
         }
         for (index, item) in items.iter().take(RULES_MAX).enumerate() {
-            rules.extend(read_rule(reader, item, &format!("{field}[{index}]"), default_mode));
+            draft.rules.extend(read_rule(reader, item, &format!("{field}[{index}]"), default_mode, &file));
         }
-    } else {
-        reader.mistake(
-            fields.at,
-            "rules",
-            "missing",
-            Some("a policy is a list of rules; `rules: []` decides nothing".into()),
-        );
     }
-    check_names(reader, &rules);
-    check_reachable(reader, &rules);
-    let budget = read_budget(reader, &fields);
-    if budget.is_none()
-        && let Some(rule) =
-            rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.measure.action().shuts_out())
-    {
-        reader.mistake(
-            rule.at,
-            "budget",
-            format!("missing, though rule `{}` may shut people out", rule.name),
-            Some("say how many logouts are plausible: `budget: {logouts_per_minute_max: 5, logouts_share_max: 2%, logouts_per_user_per_day_max: 3}`".into()),
-        );
+    if let Some((node, field)) = fields.get("routes") {
+        let items = reader.sequence(node, &field).unwrap_or(&[]);
+        if draft.routes.len() + items.len() > ROUTES_MAX {
+            reader.mistake(node.at, &field, format!("more than {ROUTES_MAX} routes"), None);
+        }
+        for (index, item) in items.iter().take(ROUTES_MAX).enumerate() {
+            let read = read_route(reader, item, &format!("{field}[{index}]"));
+            draft.routes.extend(read.map(|route| (route, Arc::clone(&file), item.at)));
+        }
     }
-    // Stable: allow rules move to the front, everything else keeps the order of the file.
-    rules.sort_by_key(|rule| rule.measure != Measure::Allow);
-    Some(PolicySet { version, rules, budget: budget.unwrap_or_default(), challenge_pass_ms })
 }
 
-const RULE_KEYS: &[&str] =
+pub(crate) const ROUTE_KEYS: &[&str] = &["name", "match", "rules", "injection", "outage"];
+pub(crate) const MATCH_KEYS: &[&str] = &["host", "path", "method", "header"];
+
+fn read_route<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) -> Option<Route> {
+    let fields = reader.mapping(node, field, ROUTE_KEYS)?;
+    let name = read_name(reader, &fields)?;
+    let mut route = Route { name, ..Route::fallback() };
+    match fields.get("match") {
+        Some((node, path)) if matches!(node.value, Value::Sequence(_)) => {
+            let items = reader.sequence(node, &path)?;
+            let read = |(index, item)| read_match(reader, item, &format!("{path}[{index}]"));
+            route.matches = items.iter().enumerate().filter_map(read).collect();
+        }
+        Some((node, path)) => route.matches = read_match(reader, node, &path).into_iter().collect(),
+        // The default route is what is left over; any other must say what it is.
+        None if route.name == DEFAULT_ROUTE => route.matches.clear(),
+        None => {
+            let hint = "`match: {path: /login}`";
+            reader.mistake(fields.at, &fields.path("match"), "missing", Some(hint.into()));
+        }
+    }
+    if let Some((node, path)) = fields.get("rules") {
+        route.rules = reader.texts(node, &path);
+    }
+    if let Some((node, path)) = fields.get("injection") {
+        route.injection = reader.one_of(node, &path, &[("on", true), ("off", false)]).unwrap_or(true);
+    }
+    if let Some((node, path)) = fields.get("outage") {
+        let words = [("serve_known", Outage::ServeKnown), ("deny", Outage::Deny)];
+        route.outage = reader.one_of(node, &path, &words).unwrap_or(Outage::ServeKnown);
+    }
+    Some(route)
+}
+
+fn read_match<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) -> Option<Match> {
+    let fields = reader.mapping(node, field, MATCH_KEYS)?;
+    let mut matched = Match::default();
+    if let Some((node, path)) = fields.get("host") {
+        matched.host = reader.text(node, &path).map(str::to_owned);
+    }
+    if let Some((node, path)) = fields.get("path") {
+        match PathPattern::parse(reader.text(node, &path)?) {
+            Ok(pattern) => matched.path = Some(pattern),
+            Err(problem) => {
+                reader.mistake(node.at, &path, problem, Some("such as `/api/*/items` or `/static/**`".into()))
+            }
+        }
+    }
+    if let Some((node, path)) = fields.get("method") {
+        let methods = match &node.value {
+            Value::Sequence(_) => reader.texts(node, &path)?,
+            _ => vec![reader.text(node, &path)?.to_owned()],
+        };
+        if methods.iter().any(|method| method.is_empty() || !method.chars().all(|c| c.is_ascii_uppercase())) {
+            reader.mistake(node.at, &path, "methods are written in capitals, such as GET", None);
+        }
+        matched.methods = methods;
+    }
+    if let Some((node, path)) = fields.get("header") {
+        let Value::Mapping(entries) = &node.value else {
+            reader.mistake(
+                node.at,
+                &path,
+                format!("expected header names with values, found {}", node.kind()),
+                None,
+            );
+            return None;
+        };
+        for entry in entries {
+            let value = reader.text(&entry.node, &format!("{path}.{}", entry.key))?;
+            matched.headers.push((entry.key.to_ascii_lowercase(), value.to_owned()));
+        }
+    }
+    if matched == Match::default() {
+        let hint = "host, path, method or header; what is left over is the route `default`";
+        reader.mistake(fields.at, field, "matches everything", Some(hint.into()));
+        return None;
+    }
+    Some(matched)
+}
+
+pub(crate) const RULE_KEYS: &[&str] =
     &["name", "when", "mode", "action", "for", "cool_down", "reason", "tag", "throttle", "step_up"];
 
-fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str, default_mode: Mode) -> Option<Rule> {
+fn read_rule<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    field: &str,
+    default_mode: Mode,
+    file: &Arc<str>,
+) -> Option<Rule> {
     let fields = reader.mapping(node, field, RULE_KEYS)?;
     let name = read_name(reader, &fields);
     let condition = read_condition(reader, &fields);
@@ -310,6 +512,7 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str, default_m
         cool_down_ms,
         reason: reason?,
         of_request,
+        file: Arc::clone(file),
         at: fields.at,
     })
 }
@@ -462,7 +665,7 @@ fn read_reason<'d>(reader: &mut Reader<'d>, node: &'d Node, path: &str) -> Optio
                     ),
                     None => {
                         let names = FACTS.iter().map(|fact| fact.name).chain(["reasons"]);
-                        let hint = crate::document::nearest(name, names).map_or_else(
+                        let hint = nearest(name, names).map_or_else(
                             || "a fact, or {reasons}".into(),
                             |near| format!("did you mean `{near}`?"),
                         );
@@ -500,20 +703,103 @@ fn read_budget<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Budge
     Some(Budget { logouts_per_minute_max, logouts_share_max, logouts_per_user_per_day_max })
 }
 
-fn check_names(reader: &mut Reader<'_>, rules: &[Rule]) {
-    let mut seen: BTreeMap<&str, Position> = BTreeMap::new();
-    for rule in rules {
-        if let Some(first) = seen.insert(&rule.name, rule.at) {
-            let hint = format!("the first one is on line {}", first.line);
-            reader.mistake(rule.at, "name", format!("two rules are called `{}`", rule.name), Some(hint));
+fn complain(
+    mistakes: &mut Vec<PolicyError>,
+    rule: &Rule,
+    field: &str,
+    message: String,
+    hint: Option<String>,
+) {
+    if mistakes.len() < MISTAKES_MAX {
+        mistakes.push(PolicyError {
+            file: rule.file.to_string(),
+            line: rule.at.line,
+            column: rule.at.column,
+            field: field.to_owned(),
+            message,
+            hint,
+        });
+    }
+}
+
+fn check_names(mistakes: &mut Vec<PolicyError>, draft: &Draft) {
+    let mut seen: BTreeMap<&str, &Rule> = BTreeMap::new();
+    for rule in &draft.rules {
+        match seen.get(&*rule.name) {
+            Some(first) => {
+                let hint = format!("the first one is in {} on line {}", first.file, first.at.line);
+                complain(mistakes, rule, "name", format!("two rules are called `{}`", rule.name), Some(hint));
+            }
+            None => {
+                seen.insert(&rule.name, rule);
+            }
+        }
+    }
+    for (index, (route, file, at)) in draft.routes.iter().enumerate() {
+        if draft.routes[..index].iter().any(|(other, ..)| other.name == route.name) {
+            mistakes.push(PolicyError {
+                file: file.to_string(),
+                line: at.line,
+                column: at.column,
+                field: "name".into(),
+                message: format!("two routes are called `{}`", route.name),
+                hint: None,
+            });
         }
     }
 }
 
-fn check_reachable(reader: &mut Reader<'_>, rules: &[Rule]) {
+/// Rules that name a route that is none, and routes that name a rule that is none.
+fn check_routes(mistakes: &mut Vec<PolicyError>, draft: &Draft) {
+    for (route, file, at) in &draft.routes {
+        for name in route.rules.iter().flatten() {
+            if !draft.rules.iter().any(|rule| *rule.name == **name) {
+                let names = draft.rules.iter().map(|rule| &*rule.name);
+                mistakes.push(PolicyError {
+                    file: file.to_string(),
+                    line: at.line,
+                    column: at.column,
+                    field: "rules".into(),
+                    message: format!("route `{}` names an unknown rule `{name}`", route.name),
+                    hint: nearest(name, names).map(|near| format!("did you mean `{near}`?")),
+                });
+            }
+        }
+    }
+    if draft.routes.is_empty() {
+        return;
+    }
+    let names = || draft.routes.iter().map(|(route, ..)| route.name.as_str()).chain([DEFAULT_ROUTE, ""]);
+    for rule in &draft.rules {
+        for word in rule.condition.words("route") {
+            if !names().any(|name| name == word) {
+                let hint = nearest(word, names()).map(|near| format!("did you mean \"{near}\"?"));
+                complain(
+                    mistakes,
+                    rule,
+                    "when",
+                    format!("rule `{}` names an unknown route \"{word}\"", rule.name),
+                    hint,
+                );
+            }
+        }
+    }
+}
+
+fn check_budget(mistakes: &mut Vec<PolicyError>, rules: &[Rule]) {
+    if let Some(rule) =
+        rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.measure.action().shuts_out())
+    {
+        let message = format!("missing, though rule `{}` may shut people out", rule.name);
+        let hint = "say how many logouts are plausible: `budget: {logouts_per_minute_max: 5, logouts_share_max: 2%, logouts_per_user_per_day_max: 3}`";
+        complain(mistakes, rule, "budget", message, Some(hint.into()));
+    }
+}
+
+fn check_reachable(mistakes: &mut Vec<PolicyError>, rules: &[Rule]) {
     for (index, rule) in rules.iter().enumerate() {
         if let Some(why) = rule.condition.never() {
-            reader.mistake(rule.at, "when", format!("rule `{}` can never match: {why}", rule.name), None);
+            complain(mistakes, rule, "when", format!("rule `{}` can never match: {why}", rule.name), None);
             continue;
         }
         let allow = rules.iter().find(|other| {
@@ -526,7 +812,7 @@ fn check_reachable(reader: &mut Reader<'_>, rules: &[Rule]) {
                 "rule `{}` can never act: allow rule `{}` holds whenever it does",
                 rule.name, allow.name
             );
-            reader.mistake(rule.at, "when", message, Some("allow rules always win".into()));
+            complain(mistakes, rule, "when", message, Some("allow rules always win".into()));
             continue;
         }
         let twin = rules[..index].iter().find(|other| {
@@ -534,8 +820,9 @@ fn check_reachable(reader: &mut Reader<'_>, rules: &[Rule]) {
         });
         if let Some(twin) = twin {
             let message = format!("rule `{}` repeats rule `{}`", rule.name, twin.name);
-            reader.mistake(
-                rule.at,
+            complain(
+                mistakes,
+                rule,
                 "when",
                 message,
                 Some("same condition, action and mode; remove one".into()),

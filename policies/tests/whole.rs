@@ -1,6 +1,8 @@
 //! From batches to effects: the real detector with the shipped model, simulated people and bots, the
 //! policies that ship.
 
+#![allow(clippy::unwrap_used)] // a test that cannot set up should stop
+
 use gaitway_models::sim::{BotKind, Visitor};
 use gaitway_models::{Detector, Timestamp};
 use gaitway_policies::engine::{Action, EngineLimits, Mode};

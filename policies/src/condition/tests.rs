@@ -270,7 +270,7 @@ fn random_test(rng: &mut ChaCha8Rng, depth: u32) -> String {
     match rng.random_range(0..13) {
         0 => format!("({} && {})", sub(rng), sub(rng)),
         1 => format!("({} || {})", sub(rng), sub(rng)),
-        2 => format!("!{}", format!("({})", sub(rng))),
+        2 => format!("!({})", sub(rng)),
         3 => format!("({} ? {} : {})", sub(rng), sub(rng), sub(rng)),
         4 => format!("({} == {})", sub(rng), sub(rng)),
         5 | 6 => format!("({} {} {})", random_int(rng, depth), random_relation(rng), random_int(rng, depth)),

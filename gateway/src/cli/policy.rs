@@ -1,0 +1,457 @@
+//! `gaitway policy`: check, test, explain, compare, format and back-test policies, without a gateway.
+//!
+//! Everything decided here is decided in the policies room; this file reads files and prints.
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use gaitway_policies::PolicySet;
+use gaitway_policies::backtest::{Outcome, Replay};
+use gaitway_policies::case::{self, Case};
+use gaitway_policies::document::{Document, Mistake, Reader};
+use gaitway_policies::facts::{FACTS, Facts};
+use gaitway_policies::policy::SCHEMA;
+use gaitway_policies::record::Recording;
+use gaitway_policies::report::{self, Side};
+use gaitway_policies::{SessionId, format};
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Largest file of a policy, cases or snippet that is read, in bytes; the parser has its own limit below.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    #[command(subcommand)]
+    command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Name every mistake of policy files at once
+    Check {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Run the cases kept beside a policy: cases/NAME*.yaml
+    Test {
+        policy: PathBuf,
+        /// Case files instead of those beside the policy
+        #[arg(long, value_name = "FILE")]
+        cases: Vec<PathBuf>,
+    },
+    /// Say what a policy decides over some facts, rule by rule
+    Explain {
+        policy: PathBuf,
+        /// Facts by name, such as '{bot.evidence: 9, user.groups: [staff]}'
+        #[arg(long, value_name = "YAML", conflicts_with = "sessions")]
+        given: Option<String>,
+        /// A recording; the facts are those of a session's last line
+        #[arg(long, value_name = "PATH")]
+        sessions: Option<PathBuf>,
+        /// Which session of the recording, if it has several
+        #[arg(long, value_name = "ID", requires = "sessions")]
+        id: Option<SessionId>,
+    },
+    /// Tell how a policy differs from another, rule by rule
+    Diff { old: PathBuf, new: PathBuf },
+    /// Make the white space of policy files regular
+    Fmt {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Change nothing; fail if something would change
+        #[arg(long)]
+        check: bool,
+    },
+    /// Replay recorded sessions through a policy: who would be shut out, and when
+    Backtest {
+        policy: PathBuf,
+        /// Recordings: files, or folders of *.jsonl
+        #[arg(long, required = true, value_name = "PATH", num_args = 1..)]
+        sessions: Vec<PathBuf>,
+        /// The policy that runs now
+        #[arg(long, value_name = "POLICY")]
+        against: Option<PathBuf>,
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+        /// Write the report here instead of to standard output
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Print the facts a rule may name (Markdown)
+    Facts,
+    /// Print the JSON Schema of policy files, for editors
+    Schema,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Html,
+}
+
+pub fn run(args: PolicyArgs) -> anyhow::Result<ExitCode> {
+    match args.command {
+        PolicyCommand::Check { files } => check(&files),
+        PolicyCommand::Test { policy, cases } => test(&policy, cases),
+        PolicyCommand::Explain { policy, given, sessions, id } => {
+            explain(&policy, given.as_deref(), sessions.as_deref(), id)
+        }
+        PolicyCommand::Diff { old, new } => diff(&old, &new),
+        PolicyCommand::Fmt { files, check } => fmt(&files, check),
+        PolicyCommand::Backtest { policy, sessions, against, format, output } => {
+            backtest(&policy, &sessions, against.as_deref(), format, output.as_deref())
+        }
+        PolicyCommand::Facts => {
+            super::print(&facts_table());
+            Ok(ExitCode::SUCCESS)
+        }
+        PolicyCommand::Schema => {
+            super::print(SCHEMA);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Reads a policy file; `Err` carries its mistakes. Snippets are looked up beside it.
+pub fn load(path: &Path) -> anyhow::Result<Result<PolicySet, Vec<Mistake>>> {
+    let text = read(path)?;
+    let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+    let fetch = move |place: &str| read(&folder.join(place)).map_err(|error| format!("{error:#}"));
+    Ok(PolicySet::parse_with(&path.display().to_string(), &text, &fetch))
+}
+
+fn check(files: &[PathBuf]) -> anyhow::Result<ExitCode> {
+    let mut wrong = 0;
+    for file in files {
+        match load(file)? {
+            Ok(policies) => super::print(&format!("{}: {}\n", file.display(), summary(&policies))),
+            Err(mistakes) => wrong += complain(&mistakes),
+        }
+    }
+    Ok(verdict(wrong, "in the policies"))
+}
+
+fn test(policy: &Path, cases: Vec<PathBuf>) -> anyhow::Result<ExitCode> {
+    let policies = match load(policy)? {
+        Ok(policies) => Arc::new(policies),
+        Err(mistakes) => return Ok(verdict(complain(&mistakes), "in the policy")),
+    };
+    let files = if cases.is_empty() { beside(policy)? } else { cases };
+    if files.is_empty() {
+        bail!("no cases: expected cases/{}*.yaml beside {}", stem(policy), policy.display());
+    }
+    let (mut ran, mut failed) = (0, 0);
+    for file in files {
+        let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
+        let fetch = move |place: &str| read(&folder.join(place)).map_err(|error| format!("{error:#}"));
+        let cases = match case::parse(&file.display().to_string(), &read(&file)?, &fetch) {
+            Ok(cases) => cases,
+            Err(mistakes) => {
+                failed += complain(&mistakes);
+                continue;
+            }
+        };
+        for case in cases {
+            ran += 1;
+            failed += usize::from(!passes(&case, &policies));
+        }
+    }
+    super::print(&format!("{ran} cases, {failed} failed\n"));
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn passes(case: &Case, policies: &Arc<PolicySet>) -> bool {
+    let (said, failures) = case.run(policies);
+    for failure in &failures {
+        super::complain(&format!("{}:{}: {}: {failure}", case.file, case.at.line, case.name));
+    }
+    if !failures.is_empty()
+        && let Some(reason) = said.reason
+    {
+        super::complain(&format!("    the reason given: {reason}"));
+    }
+    failures.is_empty()
+}
+
+fn explain(
+    policy: &Path,
+    given: Option<&str>,
+    sessions: Option<&Path>,
+    id: Option<SessionId>,
+) -> anyhow::Result<ExitCode> {
+    let policies = match load(policy)? {
+        Ok(policies) => policies,
+        Err(mistakes) => return Ok(verdict(complain(&mistakes), "in the policy")),
+    };
+    let facts = match (given, sessions) {
+        (Some(yaml), _) => match given_facts(yaml) {
+            Ok(facts) => facts,
+            Err(mistakes) => return Ok(verdict(complain(&mistakes), "in the facts")),
+        },
+        (None, Some(path)) => recorded_facts(path, id)?,
+        (None, None) => Facts::default(),
+    };
+    let said = case::Said::over_facts(&policies, &facts);
+    let mut text = match (&said.rule, &said.reason, said.mode) {
+        (Some(rule), Some(reason), Some(mode)) => {
+            format!("{} by rule {rule} ({}): {reason}\n\n", said.decision, format!("{mode:?}").to_lowercase())
+        }
+        _ => "none: no rule holds\n\n".to_owned(),
+    };
+    for line in case::explain(&policies, &facts) {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    super::print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn given_facts(yaml: &str) -> Result<Facts, Vec<Mistake>> {
+    let mut mistakes = Vec::new();
+    let Some(document) = Document::parse(&mut mistakes, "--given", yaml) else { return Err(mistakes) };
+    let mut reader = Reader::new(&document);
+    let facts = case::read_facts(&mut reader, &document.root, "");
+    mistakes.extend(reader.mistakes);
+    facts.filter(|_| mistakes.is_empty()).ok_or(mistakes)
+}
+
+fn recorded_facts(path: &Path, id: Option<SessionId>) -> anyhow::Result<Facts> {
+    let mut recording = Recording::new();
+    for_each_line(&[path.to_owned()], |line| {
+        recording.read(line)?;
+        Ok(())
+    })?;
+    let sessions = recording.sessions();
+    let found = match id {
+        Some(id) => sessions.get(&id).with_context(|| format!("no session {id} in {}", path.display()))?,
+        None if sessions.len() == 1 => sessions.values().next().context("an empty recording")?,
+        None => bail!("{} sessions in {}: name one with --id", sessions.len(), path.display()),
+    };
+    Ok(found.facts.clone())
+}
+
+fn diff(old: &Path, new: &Path) -> anyhow::Result<ExitCode> {
+    let (old, new) = match (load(old)?, load(new)?) {
+        (Ok(old), Ok(new)) => (old, new),
+        (old, new) => {
+            let wrong = [old.err(), new.err()].iter().flatten().map(|mistakes| complain(mistakes)).sum();
+            return Ok(verdict(wrong, "in the policies"));
+        }
+    };
+    let lines = case::differences(&old, &new);
+    let mut text = if lines.is_empty() { "no difference\n".to_owned() } else { String::new() };
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    super::print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn fmt(files: &[PathBuf], check: bool) -> anyhow::Result<ExitCode> {
+    let mut untidy = false;
+    let mut wrong = 0;
+    for file in files {
+        let text = read(file)?;
+        match format::format(&file.display().to_string(), &text) {
+            Ok(formatted) if formatted == text => {}
+            Ok(_) if check => {
+                super::complain(&format!("{} is not formatted", file.display()));
+                untidy = true;
+            }
+            Ok(formatted) => {
+                std::fs::write(file, formatted).with_context(|| format!("cannot write {}", file.display()))?;
+            }
+            Err(mistakes) => wrong += complain(&mistakes),
+        }
+    }
+    Ok(if wrong > 0 || untidy { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn backtest(
+    policy: &Path,
+    sessions: &[PathBuf],
+    against: Option<&Path>,
+    format: Format,
+    output: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
+    let files = recordings(sessions)?;
+    let mut sides = Vec::new();
+    for path in std::iter::once(policy).chain(against) {
+        match load(path)? {
+            Ok(policies) => sides.push((path.display().to_string(), Arc::new(policies))),
+            Err(mistakes) => return Ok(verdict(complain(&mistakes), "in the policies")),
+        }
+    }
+    // A policy a core: each side reads the recordings itself, so neither waits for the other.
+    let outcomes = std::thread::scope(|scope| {
+        let running: Vec<_> =
+            sides.iter().map(|(_, policies)| scope.spawn(|| replay(policies, &files))).collect();
+        let joined = running.into_iter().map(|thread| thread.join());
+        joined.map(|outcome| outcome.unwrap_or_else(|_| bail!("a replay broke off"))).collect::<Vec<_>>()
+    });
+    let outcomes = outcomes.into_iter().collect::<anyhow::Result<Vec<Outcome>>>()?;
+    let sides: Vec<Side<'_>> =
+        sides.iter().zip(&outcomes).map(|((name, _), outcome)| Side { name, outcome }).collect();
+    let (Some(new), old) = (sides.first(), sides.get(1)) else { bail!("no policy") };
+    let report = match format {
+        Format::Text => report::text(new, old),
+        Format::Json => report::json(new, old),
+        Format::Html => report::html(new, old),
+    };
+    match output {
+        Some(path) => {
+            std::fs::write(path, report).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        None => super::print(&report),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn replay(policies: &Arc<PolicySet>, files: &[PathBuf]) -> anyhow::Result<Outcome> {
+    let mut recording = Recording::new();
+    let mut replay = Replay::new(Arc::clone(policies));
+    for_each_line(files, |line| {
+        if let Some(recorded) = recording.read(line)? {
+            replay.observe(recorded);
+        }
+        Ok(())
+    })?;
+    Ok(replay.finish(&recording))
+}
+
+/// Every line of all files in the order of time, which each file has by itself.
+fn for_each_line(
+    files: &[PathBuf],
+    mut take: impl FnMut(&str) -> Result<(), gaitway_policies::record::RecordError>,
+) -> anyhow::Result<()> {
+    let mut heads = Vec::with_capacity(files.len());
+    for file in files {
+        let open = std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let mut head = Head { file, reader: BufReader::with_capacity(256 * 1024, open), line: String::new(), at: 0 };
+        if head.advance()? {
+            heads.push(head);
+        }
+    }
+    // A handful of files: looking at each head is cheaper than a heap of them.
+    while let Some(next) = (0..heads.len()).min_by_key(|index| heads[*index].at) {
+        let head = &mut heads[next];
+        take(head.line.trim_end_matches(['\n', '\r']))
+            .with_context(|| format!("in the recordings, last {}", head.file.display()))?;
+        if !head.advance()? {
+            heads.swap_remove(next);
+        }
+    }
+    Ok(())
+}
+
+struct Head<'f> {
+    file: &'f Path,
+    reader: BufReader<std::fs::File>,
+    line: String,
+    at: u64,
+}
+
+impl Head<'_> {
+    fn advance(&mut self) -> anyhow::Result<bool> {
+        self.line.clear();
+        let limit = gaitway_policies::record::LINE_BYTES_MAX as u64 + 2;
+        let read = std::io::Read::take(&mut self.reader, limit).read_line(&mut self.line);
+        let read = read.with_context(|| format!("cannot read {}", self.file.display()))?;
+        // Headers have no time and come first; the parser judges a line whose time cannot be seen.
+        let digits = self.line.split_once("\"at\":").map(|(_, rest)| rest.trim_start()).unwrap_or("");
+        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+        self.at = digits[..end].parse().unwrap_or(0);
+        Ok(read > 0)
+    }
+}
+
+fn recordings(places: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for place in places {
+        if place.is_dir() {
+            let found = listed(place, |name| name.ends_with(".jsonl"))?;
+            if found.is_empty() {
+                bail!("no *.jsonl in {}", place.display());
+            }
+            files.extend(found);
+        } else {
+            files.push(place.clone());
+        }
+    }
+    Ok(files)
+}
+
+/// `cases/NAME*.yaml` beside a policy `NAME.yaml`.
+fn beside(policy: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let folder = policy.parent().unwrap_or(Path::new(".")).join("cases");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let stem = stem(policy);
+    listed(&folder, |name| name.starts_with(&stem) && name.ends_with(".yaml"))
+}
+
+fn listed(folder: &Path, wanted: impl Fn(&str) -> bool) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    let bytes = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+    if bytes > FILE_BYTES_MAX {
+        bail!("{} has {bytes} bytes, more than {FILE_BYTES_MAX}", path.display());
+    }
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn summary(policies: &PolicySet) -> String {
+    let rules = policies.rules().len();
+    let effect = if policies.enforces() { "enforces" } else { "only shadows" };
+    format!("no mistakes; {rules} rules, {effect}, version {}", policies.version())
+}
+
+/// Prints every mistake on a line of its own, so that editors can jump to it; gives their number.
+fn complain(mistakes: &[Mistake]) -> usize {
+    use std::io::Write;
+    let mut text = String::new();
+    for mistake in mistakes {
+        let _ = writeln!(text, "{mistake}");
+    }
+    // Nothing is left to tell if standard error is closed.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    mistakes.len()
+}
+
+fn verdict(mistakes: usize, place: &str) -> ExitCode {
+    if mistakes == 0 {
+        return ExitCode::SUCCESS;
+    }
+    let count = if mistakes == 1 { "1 mistake".to_owned() } else { format!("{mistakes} mistakes") };
+    super::complain(&format!("{count} {place}"));
+    ExitCode::FAILURE
+}
+
+fn facts_table() -> String {
+    let mut table = String::from("| Fact | Type | Meaning |\n|---|---|---|\n");
+    for fact in FACTS {
+        let _ = writeln!(table, "| `{}` | {} | {} |", fact.name, fact.kind.cel(), fact.doc);
+    }
+    table
+}
