@@ -248,6 +248,8 @@ impl Reason {
                 }
             }
         }
+        // `…: {reasons}` while the model gives none.
+        text.truncate(text.trim_end_matches([' ', ':']).len());
         text
     }
 }

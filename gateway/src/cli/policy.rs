@@ -264,7 +264,8 @@ fn fmt(files: &[PathBuf], check: bool) -> anyhow::Result<ExitCode> {
                 untidy = true;
             }
             Ok(formatted) => {
-                std::fs::write(file, formatted).with_context(|| format!("cannot write {}", file.display()))?;
+                std::fs::write(file, formatted)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
             }
             Err(mistakes) => wrong += complain(&mistakes),
         }
@@ -332,7 +333,8 @@ fn for_each_line(
     let mut heads = Vec::with_capacity(files.len());
     for file in files {
         let open = std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let mut head = Head { file, reader: BufReader::with_capacity(256 * 1024, open), line: String::new(), at: 0 };
+        let mut head =
+            Head { file, reader: BufReader::with_capacity(256 * 1024, open), line: String::new(), at: 0 };
         if head.advance()? {
             heads.push(head);
         }

@@ -61,7 +61,7 @@ cases:
       decision: logout
       rule: logout-bot
       mode: shadow
-      reason: 'evidence 9 over 8 after 30 s of input: '
+      reason: 'evidence 9 over 8 after 30 s of input'
       told: [tag-suspect, challenge-suspect, logout-bot]
   - name: wrong hope
     given: {bot.evidence: 9, bot.threshold: 8, evidence.seconds: 30, model.calibrated: true}
