@@ -24,7 +24,7 @@ use bytes::{Bytes, BytesMut};
 use forward::Visitor;
 use gaitway_models::session::RequestSeen;
 use gaitway_policies::{Identity, Input};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use identity::{Caller, Identifier};
 use inject::{Injection, Injector, Plan, Prepared};
 use ipnet::IpNet;
@@ -453,6 +453,11 @@ impl ProxyHttp for Gateway {
                 connection.set_phase(Phase::Tunnel);
             }
             return Ok(());
+        }
+        if session.req_header().version == Version::HTTP_10 {
+            // HTTP/1.0 knows no chunks: a body without a length ends with the connection.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
         }
         let (Some(injector), Some(visitor)) = (&self.injector, &visit.visitor) else { return Ok(()) };
         match injector.plan(&visit.prepared, session.req_header(), visitor.scheme(), response) {

@@ -45,6 +45,24 @@ async fn silent_and_dribbling_clients_are_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_only_trickles_is_given_up() {
+    let app = App::start().await;
+    let gateway = Gateway::start(&app.url(), "limits:\n  body_rate_min_bytes_per_second: 1000\n");
+    let mut trickle = gateway.connect();
+    let mut writer = trickle.try_clone().unwrap();
+    let trickling = std::thread::spawn(move || {
+        let _ = writer.write_all(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+        while writer.write_all(b"y").is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let answer = read_until(&mut trickle, "");
+    assert!(!answer.contains(" 200 "), "{answer}");
+    drop(trickle);
+    trickling.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_takes_its_time_is_waited_for() {
     let app = App::start().await;
     let gateway = Gateway::start(&app.url(), SHORT);

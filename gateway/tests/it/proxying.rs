@@ -72,6 +72,15 @@ async fn server_sent_events_arrive_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_http_1_0_client_is_sent_no_chunks() {
+    let app = App::start().await;
+    let gateway = Gateway::start(&app.url(), "");
+    let answer = gateway.raw(b"GET /events HTTP/1.0\r\nHost: a\r\n\r\n", "data: 1\n\n");
+    assert!(!answer.to_lowercase().contains("transfer-encoding"), "{answer}");
+    assert!(answer.contains("\r\n\r\ndata: 0\n\ndata: 1\n\n"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn web_sockets_pass_both_ways() {
     let app = App::start().await;
     let gateway = Gateway::start(&app.url(), "");
