@@ -6,6 +6,7 @@
 use crate::features::{self, Channel};
 use crate::forest::{Forest, ForestError, read_u32};
 use crate::sequential::Threshold;
+use crate::train::Recipe;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -33,7 +34,8 @@ pub struct Card {
     pub program: String,
     /// Hash of the feature table it was trained on.
     pub feature_table: String,
-    pub seed: u64,
+    /// How it was made; the same recipe and sources give the same bytes.
+    pub recipe: Recipe,
     /// Everything it learnt from.
     pub sources: Vec<SourceUsed>,
     /// People and bot families it learnt from: what an evaluation must not call unseen.

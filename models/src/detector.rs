@@ -157,7 +157,15 @@ impl Detector {
 
     /// What one window says, in nats for "bot"; `None` when no expert may speak.
     pub fn window_log_ratio(&self, window: &Window) -> Option<f32> {
-        fuse(self.experts.iter().filter_map(|e| Some((e.channel, e.log_ratio(e.row(window)?)?))))
+        self.log_ratio_by(window, None)
+    }
+
+    /// The same with the pointer judged by windows of one length only, for evaluations.
+    pub fn log_ratio_by(&self, window: &Window, span: Option<Span>) -> Option<f32> {
+        let speaks =
+            |e: &&Expert| span.is_none_or(|span| e.channel != ExpertChannel::Pointer || e.span == span);
+        let experts = self.experts.iter().filter(speaks);
+        fuse(experts.filter_map(|e| Some((e.channel, e.log_ratio(e.row(window)?)?))))
     }
 
     pub(crate) fn new(artifact: Artifact, model: String) -> Detector {
@@ -291,7 +299,8 @@ impl Asks {
             && support.grid_steps >= self.grid_steps
             && support.clicks >= self.clicks
             && support.keys >= self.keys
-            && self.move_interval_ms_max.is_none_or(|max| interval.exp() <= max)
+            // A pointer that only jumps has no interval, and is for the clicks' expert to judge.
+            && self.move_interval_ms_max.is_none_or(|max| interval.is_nan() || interval.exp() <= max)
     }
 }
 

@@ -16,6 +16,7 @@ pub struct Feature {
     pub doc: &'static str,
     pub channel: Channel,
     pub bound_to: BoundTo,
+    pub towards_bot: Sign,
     pub scale: Scale,
     pub of: fn(&Summary) -> f32,
 }
@@ -39,6 +40,17 @@ pub enum BoundTo {
     Recorder,
     /// What the page asks of its visitors: distances, haste, variety.
     Page,
+}
+
+/// Which way a script departs from a hand, where that is known beforehand. A model of unknown sites may
+/// use a feature in this direction only: people unlike those it learnt from, but on the far side of
+/// them from bots, are then never mistaken for bots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// No telling; or both ways.
+    Either,
+    Less,
+    More,
 }
 
 /// How the stored number relates to the unit shown to people.
@@ -94,13 +106,14 @@ impl Feature {
 const EXTRACTION_VERSION: u32 = 1;
 
 macro_rules! features {
-    ($($name:ident $channel:ident $scale:ident $unit:literal $bound:ident $of:expr, $doc:literal;)*) => {
+    ($($name:ident $channel:ident $scale:ident $unit:literal $bound:ident $sign:ident $of:expr, $doc:literal;)*) => {
         pub const FEATURES: [Feature; FEATURE_COUNT] = [$(Feature {
             name: stringify!($name),
             unit: $unit,
             doc: $doc,
             channel: Channel::$channel,
             bound_to: BoundTo::$bound,
+            towards_bot: Sign::$sign,
             scale: Scale::$scale,
             of: $of,
         },)*];
@@ -111,111 +124,111 @@ macro_rules! features {
 
 features! {
     // Kinematics on the 20 ms grid.
-    speed_median Pointer Log "px/s" Page |s| s.grid_speed.quantile_ln(0.5, GRID), "Typical pointer speed.";
-    speed_high Pointer Log "px/s" Page |s| s.grid_speed.quantile_ln(0.9, GRID), "Speed of the fastest tenth of movement.";
-    speed_spread Pointer Plain "ln" Nothing |s| s.grid_ln_speed.sd(GRID), "How much speed varies; hands speed up and slow down, scripts often do not.";
-    speed_high_ratio Pointer Log "×" Nothing |s| s.grid_speed.quantile_ln(0.9, GRID) - s.grid_speed.quantile_ln(0.5, GRID), "Fast movement against typical movement.";
-    speed_low_ratio Pointer Log "×" Nothing |s| s.grid_speed.quantile_ln(0.5, GRID) - s.grid_speed.quantile_ln(0.1, GRID), "Typical movement against slow movement.";
-    speed_even_share Pointer Plain "share" Nothing |s| share(s.grid_even, s.grid_accel.n(), GRID), "Share of movement at constant speed.";
-    accel_low Pointer Log "1/s" Nothing |s| s.grid_accel.quantile_ln(0.1, GRID), "Smallest changes of speed, relative to speed.";
-    accel_median Pointer Log "1/s" Nothing |s| s.grid_accel.quantile_ln(0.5, GRID), "Typical change of speed, relative to speed.";
-    accel_high Pointer Log "1/s" Nothing |s| s.grid_accel.quantile_ln(0.9, GRID), "Strongest changes of speed, relative to speed.";
-    jerk_median Pointer Log "50/s²" Nothing |s| s.grid_jerk.quantile_ln(0.5, GRID), "Typical unevenness of acceleration.";
-    jerk_high Pointer Log "50/s²" Nothing |s| s.grid_jerk.quantile_ln(0.9, GRID), "Strongest unevenness of acceleration.";
-    turn_median Pointer Log "rad" Nothing |s| s.grid_turn.quantile_ln(0.5, GRID), "Typical change of heading in 20 ms.";
-    turn_high Pointer Log "rad" Nothing |s| s.grid_turn.quantile_ln(0.9, GRID), "Sharpest changes of heading.";
-    turn_straight_share Pointer Plain "share" Nothing |s| s.grid_turn.share_below(8, GRID), "Share of movement that keeps its heading within 1°.";
-    accel_lag Pointer Plain "correlation" Nothing |s| s.grid_accel_lag.correlation(GRID), "Does a change of speed carry on? It does in muscles.";
-    turn_lag Pointer Plain "correlation" Nothing |s| s.grid_turn_lag.correlation(GRID), "Does a turn carry on? Noise added to a line turns back at once.";
-    curvature_speed_slope Pointer Plain "exponent" Nothing |s| s.grid_curvature_speed.slope(GRID), "Slowing down in bends (two-thirds power law: about -1/3).";
-    curvature_speed_correlation Pointer Plain "correlation" Nothing |s| s.grid_curvature_speed.correlation(GRID), "How closely speed follows curvature.";
-    heading_entropy Pointer Plain "bit" Page |s| entropy(&s.grid_heading, GRID), "Variety of directions.";
-    moving_share Pointer Plain "share" Page |s| s.grid_ln_speed.n() * 0.02 / active_seconds(s), "Share of active time in which the pointer moves.";
+    speed_median Pointer Log "px/s" Page Either |s| s.grid_speed.quantile_ln(0.5, GRID), "Typical pointer speed.";
+    speed_high Pointer Log "px/s" Page Either |s| s.grid_speed.quantile_ln(0.9, GRID), "Speed of the fastest tenth of movement.";
+    speed_spread Pointer Plain "ln" Nothing Less |s| s.grid_ln_speed.sd(GRID), "How much speed varies; hands speed up and slow down, scripts often do not.";
+    speed_high_ratio Pointer Log "×" Nothing Either |s| s.grid_speed.quantile_ln(0.9, GRID) - s.grid_speed.quantile_ln(0.5, GRID), "Fast movement against typical movement.";
+    speed_low_ratio Pointer Log "×" Nothing Either |s| s.grid_speed.quantile_ln(0.5, GRID) - s.grid_speed.quantile_ln(0.1, GRID), "Typical movement against slow movement.";
+    speed_even_share Pointer Plain "share" Nothing More |s| share(s.grid_even, s.grid_accel.n(), GRID), "Share of movement at constant speed.";
+    accel_low Pointer Log "1/s" Nothing Either |s| s.grid_accel.quantile_ln(0.1, GRID), "Smallest changes of speed, relative to speed.";
+    accel_median Pointer Log "1/s" Nothing Less |s| s.grid_accel.quantile_ln(0.5, GRID), "Typical change of speed, relative to speed.";
+    accel_high Pointer Log "1/s" Nothing Less |s| s.grid_accel.quantile_ln(0.9, GRID), "Strongest changes of speed, relative to speed.";
+    jerk_median Pointer Log "50/s²" Nothing Less |s| s.grid_jerk.quantile_ln(0.5, GRID), "Typical unevenness of acceleration.";
+    jerk_high Pointer Log "50/s²" Nothing Less |s| s.grid_jerk.quantile_ln(0.9, GRID), "Strongest unevenness of acceleration.";
+    turn_median Pointer Log "rad" Nothing Less |s| s.grid_turn.quantile_ln(0.5, GRID), "Typical change of heading in 20 ms.";
+    turn_high Pointer Log "rad" Nothing Less |s| s.grid_turn.quantile_ln(0.9, GRID), "Sharpest changes of heading.";
+    turn_straight_share Pointer Plain "share" Nothing More |s| s.grid_turn.share_below(8, GRID), "Share of movement that keeps its heading within 1°.";
+    accel_lag Pointer Plain "correlation" Nothing Either |s| s.grid_accel_lag.correlation(GRID), "Does a change of speed carry on? It does in muscles.";
+    turn_lag Pointer Plain "correlation" Nothing Either |s| s.grid_turn_lag.correlation(GRID), "Does a turn carry on? Noise added to a line turns back at once.";
+    curvature_speed_slope Pointer Plain "exponent" Nothing Either |s| s.grid_curvature_speed.slope(GRID), "Slowing down in bends (two-thirds power law: about -1/3).";
+    curvature_speed_correlation Pointer Plain "correlation" Nothing Either |s| s.grid_curvature_speed.correlation(GRID), "How closely speed follows curvature.";
+    heading_entropy Pointer Plain "bit" Page Either |s| entropy(&s.grid_heading, GRID), "Variety of directions.";
+    moving_share Pointer Plain "share" Page Either |s| s.grid_ln_speed.n() * 0.02 / active_seconds(s), "Share of active time in which the pointer moves.";
 
     // Strokes.
-    stroke_rate Pointer Plain "1/s" Page |s| s.strokes() / active_seconds(s), "Strokes in a second of active input.";
-    stroke_duration Pointer Log "s" Page |s| s.stroke_ln_duration.mean(STROKES), "Typical duration of a stroke.";
-    stroke_duration_spread Pointer Plain "ln" Nothing |s| s.stroke_ln_duration.sd(STROKES), "How much durations vary.";
-    stroke_length Pointer Log "px" Page |s| s.stroke_ln_length.mean(STROKES), "Typical length of a stroke.";
-    stroke_length_spread Pointer Plain "ln" Page |s| s.stroke_ln_length.sd(STROKES), "How much lengths vary.";
-    stroke_speed_spread Pointer Plain "ln" Nothing |s| s.stroke_ln_speed.sd(STROKES), "How much mean speeds vary between strokes.";
-    stroke_fitts_slope Pointer Plain "exponent" Nothing |s| s.stroke_length_duration.slope(STROKES), "How duration grows with length; 0 is constant duration, 1 constant speed.";
-    stroke_fitts_correlation Pointer Plain "correlation" Nothing |s| s.stroke_length_duration.correlation(STROKES), "How closely duration follows length.";
-    stroke_detour Pointer Log "share" Nothing |s| s.stroke_detour.mean(STROKES), "Way lost against the straight line.";
-    stroke_detour_spread Pointer Plain "ln" Nothing |s| s.stroke_detour.sd(STROKES), "How much that varies.";
-    stroke_peak_ratio Pointer Log "×" Nothing |s| s.stroke_peak_ratio.mean(STROKES), "Peak speed against mean speed of a stroke (1 is constant, a reach is near 1.9).";
-    stroke_peak_ratio_spread Pointer Plain "ln" Nothing |s| s.stroke_peak_ratio.sd(STROKES), "How much that varies.";
-    stroke_peak_at Pointer Plain "share" Nothing |s| s.stroke_peak_at.mean(STROKES), "When in a stroke speed peaks; hands peak early.";
-    stroke_peak_at_spread Pointer Plain "share" Nothing |s| s.stroke_peak_at.sd(STROKES), "How much that varies.";
-    stroke_peaks Pointer Plain "peaks" Nothing |s| s.stroke_peaks.mean(STROKES), "Speed peaks a stroke: sub-movements.";
-    stroke_peaks_spread Pointer Plain "peaks" Nothing |s| s.stroke_peaks.sd(STROKES), "How much that varies.";
-    stroke_speed_variation Pointer Plain "share" Nothing |s| s.stroke_speed_cv.mean(STROKES), "Spread of speed within a stroke, relative to its mean.";
-    stroke_speed_variation_spread Pointer Plain "share" Nothing |s| s.stroke_speed_cv.sd(STROKES), "How much that varies between strokes.";
-    stroke_jerk Pointer Log "1/s⁴" Nothing |s| s.stroke_jerk.mean(STROKES), "Unevenness of a stroke, relative to its speed.";
-    stroke_jerk_spread Pointer Plain "ln" Nothing |s| s.stroke_jerk.sd(STROKES), "How much that varies.";
-    stroke_bow Pointer Plain "area" Nothing |s| s.stroke_bow.mean(STROKES), "Side to which strokes bend, area over squared chord.";
-    stroke_bow_spread Pointer Plain "area" Nothing |s| s.stroke_bow.sd(STROKES), "How much strokes bend.";
-    stroke_start Pointer Log "×" Nothing |s| s.stroke_start.mean(STROKES), "Speed in the first 80 ms against the stroke's mean.";
-    stroke_end Pointer Log "×" Nothing |s| s.stroke_end.mean(STROKES), "Speed in the last 80 ms against the stroke's mean; hands brake.";
-    stroke_end_spread Pointer Plain "ln" Nothing |s| s.stroke_end.sd(STROKES), "How much that varies.";
-    stroke_accel Pointer Log "1/s" Nothing |s| s.stroke_accel.mean(STROKES), "Mean change of speed in a stroke, relative to speed.";
-    stroke_accel_spread Pointer Plain "ln" Nothing |s| s.stroke_accel.sd(STROKES), "How much that varies.";
-    stroke_turn Pointer Log "rad" Nothing |s| s.stroke_turn.mean(STROKES), "Mean change of heading in a stroke, a 20 ms step.";
-    stroke_turn_spread Pointer Plain "ln" Nothing |s| s.stroke_turn.sd(STROKES), "How much that varies.";
-    stroke_correction_share Pointer Plain "share" Page |s| share(s.stroke_corrections, s.strokes() as u32, STROKES), "Share of strokes that correct a much longer one.";
+    stroke_rate Pointer Plain "1/s" Page Either |s| s.strokes() / active_seconds(s), "Strokes in a second of active input.";
+    stroke_duration Pointer Log "s" Page Either |s| s.stroke_ln_duration.mean(STROKES), "Typical duration of a stroke.";
+    stroke_duration_spread Pointer Plain "ln" Page Less |s| s.stroke_ln_duration.sd(STROKES), "How much durations vary.";
+    stroke_length Pointer Log "px" Page Either |s| s.stroke_ln_length.mean(STROKES), "Typical length of a stroke.";
+    stroke_length_spread Pointer Plain "ln" Page Either |s| s.stroke_ln_length.sd(STROKES), "How much lengths vary.";
+    stroke_speed_spread Pointer Plain "ln" Page Less |s| s.stroke_ln_speed.sd(STROKES), "How much mean speeds vary between strokes.";
+    stroke_fitts_slope Pointer Plain "exponent" Nothing Either |s| s.stroke_length_duration.slope(STROKES), "How duration grows with length; 0 is constant duration, 1 constant speed.";
+    stroke_fitts_correlation Pointer Plain "correlation" Nothing Either |s| s.stroke_length_duration.correlation(STROKES), "How closely duration follows length.";
+    stroke_detour Pointer Log "share" Nothing Less |s| s.stroke_detour.mean(STROKES), "Way lost against the straight line.";
+    stroke_detour_spread Pointer Plain "ln" Page Less |s| s.stroke_detour.sd(STROKES), "How much that varies.";
+    stroke_peak_ratio Pointer Log "×" Nothing Less |s| s.stroke_peak_ratio.mean(STROKES), "Peak speed against mean speed of a stroke (1 is constant, a reach is near 1.9).";
+    stroke_peak_ratio_spread Pointer Plain "ln" Nothing Less |s| s.stroke_peak_ratio.sd(STROKES), "How much that varies.";
+    stroke_peak_at Pointer Plain "share" Nothing Either |s| s.stroke_peak_at.mean(STROKES), "When in a stroke speed peaks; hands peak early.";
+    stroke_peak_at_spread Pointer Plain "share" Nothing Either |s| s.stroke_peak_at.sd(STROKES), "How much that varies.";
+    stroke_peaks Pointer Plain "peaks" Nothing Either |s| s.stroke_peaks.mean(STROKES), "Speed peaks a stroke: sub-movements.";
+    stroke_peaks_spread Pointer Plain "peaks" Nothing Less |s| s.stroke_peaks.sd(STROKES), "How much that varies.";
+    stroke_speed_variation Pointer Plain "share" Nothing Less |s| s.stroke_speed_cv.mean(STROKES), "Spread of speed within a stroke, relative to its mean.";
+    stroke_speed_variation_spread Pointer Plain "share" Nothing Less |s| s.stroke_speed_cv.sd(STROKES), "How much that varies between strokes.";
+    stroke_jerk Pointer Log "1/s⁴" Nothing Less |s| s.stroke_jerk.mean(STROKES), "Unevenness of a stroke, relative to its speed.";
+    stroke_jerk_spread Pointer Plain "ln" Nothing Either |s| s.stroke_jerk.sd(STROKES), "How much that varies.";
+    stroke_bow Pointer Plain "area" Nothing Either |s| s.stroke_bow.mean(STROKES), "Side to which strokes bend, area over squared chord.";
+    stroke_bow_spread Pointer Plain "area" Nothing Less |s| s.stroke_bow.sd(STROKES), "How much strokes bend.";
+    stroke_start Pointer Log "×" Nothing Either |s| s.stroke_start.mean(STROKES), "Speed in the first 80 ms against the stroke's mean.";
+    stroke_end Pointer Log "×" Nothing More |s| s.stroke_end.mean(STROKES), "Speed in the last 80 ms against the stroke's mean; hands brake.";
+    stroke_end_spread Pointer Plain "ln" Nothing Less |s| s.stroke_end.sd(STROKES), "How much that varies.";
+    stroke_accel Pointer Log "1/s" Nothing Less |s| s.stroke_accel.mean(STROKES), "Mean change of speed in a stroke, relative to speed.";
+    stroke_accel_spread Pointer Plain "ln" Nothing Either |s| s.stroke_accel.sd(STROKES), "How much that varies.";
+    stroke_turn Pointer Log "rad" Nothing Less |s| s.stroke_turn.mean(STROKES), "Mean change of heading in a stroke, a 20 ms step.";
+    stroke_turn_spread Pointer Plain "ln" Nothing Either |s| s.stroke_turn.sd(STROKES), "How much that varies.";
+    stroke_correction_share Pointer Plain "share" Page Either |s| share(s.stroke_corrections, s.strokes() as u32, STROKES), "Share of strokes that correct a much longer one.";
 
     // Stopping.
-    pause_rate Pointer Plain "1/s" Page |s| s.pauses as f32 / active_seconds(s), "Pauses of 0.1 to 1 s in a second of active input.";
-    pause_length Pointer Log "ms" Page |s| s.pause.mean(STROKES), "Typical pause.";
-    pause_spread Pointer Plain "ln" Page |s| s.pause.sd(STROKES), "How much pauses vary.";
+    pause_rate Pointer Plain "1/s" Page Either |s| s.pauses as f32 / active_seconds(s), "Pauses of 0.1 to 1 s in a second of active input.";
+    pause_length Pointer Log "ms" Page Either |s| s.pause.mean(STROKES), "Typical pause.";
+    pause_spread Pointer Plain "ln" Page Either |s| s.pause.sd(STROKES), "How much pauses vary.";
 
     // How moves were recorded.
-    move_interval Pointer Log "ms" Recorder |s| s.move_interval.mean(GRID), "Typical time between move events.";
-    move_interval_spread Pointer Plain "ln" Recorder |s| s.move_interval.sd(GRID), "How much it varies.";
-    move_interval_equal_share Pointer Plain "share" Recorder |s| share(s.move_interval_equal, s.move_interval_pairs, GRID), "Share of successive equal intervals.";
-    move_interval_lag Pointer Plain "correlation" Recorder |s| s.move_interval_lag.correlation(GRID), "Does an interval resemble the one before?";
-    move_whole_ms_share Pointer Plain "share" Recorder |s| share(s.move_whole_ms, s.moves, GRID), "Share of events stamped at whole milliseconds.";
-    move_coalesced Pointer Log "samples" Recorder |s| s.move_coalesced.mean(GRID), "Device samples gathered in one event.";
-    move_coalesced_spread Pointer Plain "ln" Recorder |s| s.move_coalesced.sd(GRID), "How much that varies.";
-    move_mismatch_share Pointer Plain "share" Recorder |s| share(s.move_mismatch, s.moves, GRID), "Share of events whose reported movement differs from their distance.";
-    move_axis_share Pointer Plain "share" Recorder |s| share(s.move_axis, s.moves, GRID), "Share of steps along one axis.";
-    move_step_equal_share Pointer Plain "share" Recorder |s| share(s.move_step_equal, s.moves, GRID), "Share of steps that repeat the one before.";
-    move_jump_share Pointer Plain "share" Nothing |s| share(s.move_jumps, s.moves, 4), "Share of moves that jump from a standstill.";
-    untrusted_share Across Plain "share" Recorder |s| share(s.untrusted, s.events, 4), "Share of events made by the page's own scripts.";
+    move_interval Pointer Log "ms" Recorder Either |s| s.move_interval.mean(GRID), "Typical time between move events.";
+    move_interval_spread Pointer Plain "ln" Recorder Either |s| s.move_interval.sd(GRID), "How much it varies.";
+    move_interval_equal_share Pointer Plain "share" Recorder Either |s| share(s.move_interval_equal, s.move_interval_pairs, GRID), "Share of successive equal intervals.";
+    move_interval_lag Pointer Plain "correlation" Recorder Either |s| s.move_interval_lag.correlation(GRID), "Does an interval resemble the one before?";
+    move_whole_ms_share Pointer Plain "share" Recorder Either |s| share(s.move_whole_ms, s.moves, GRID), "Share of events stamped at whole milliseconds.";
+    move_coalesced Pointer Log "samples" Recorder Either |s| s.move_coalesced.mean(GRID), "Device samples gathered in one event.";
+    move_coalesced_spread Pointer Plain "ln" Recorder Either |s| s.move_coalesced.sd(GRID), "How much that varies.";
+    move_mismatch_share Pointer Plain "share" Recorder Either |s| share(s.move_mismatch, s.moves, GRID), "Share of events whose reported movement differs from their distance.";
+    move_axis_share Pointer Plain "share" Recorder Either |s| share(s.move_axis, s.moves, GRID), "Share of steps along one axis.";
+    move_step_equal_share Pointer Plain "share" Recorder Either |s| share(s.move_step_equal, s.moves, GRID), "Share of steps that repeat the one before.";
+    move_jump_share Pointer Plain "share" Nothing More |s| share(s.move_jumps, s.moves, 4), "Share of moves that jump from a standstill.";
+    untrusted_share Across Plain "share" Recorder Either |s| share(s.untrusted, s.events, 4), "Share of events made by the page's own scripts.";
 
     // Buttons.
-    click_dwell Click Log "ms" Nothing |s| s.click_dwell.mean(CLICKS), "Typical time a button is held.";
-    click_dwell_spread Click Plain "ln" Nothing |s| s.click_dwell.sd(CLICKS), "How much that varies.";
-    click_still Click Log "ms" Nothing |s| s.click_still.mean(CLICKS), "Stillness before a press.";
-    click_still_spread Click Plain "ln" Nothing |s| s.click_still.sd(CLICKS), "How much that varies.";
-    click_interval_spread Click Plain "ln" Page |s| s.click_interval.sd(CLICKS), "How much the time between clicks varies.";
-    click_jump_share Click Plain "share" Nothing |s| share(s.click_jumps, s.clicks, CLICKS), "Share of clicks reached by a jump instead of a movement.";
-    click_elsewhere_share Click Plain "share" Nothing |s| share(s.click_elsewhere, s.clicks, CLICKS), "Share of clicks where the pointer was not.";
+    click_dwell Click Log "ms" Nothing Less |s| s.click_dwell.mean(CLICKS), "Typical time a button is held.";
+    click_dwell_spread Click Plain "ln" Nothing Less |s| s.click_dwell.sd(CLICKS), "How much that varies.";
+    click_still Click Log "ms" Nothing Either |s| s.click_still.mean(CLICKS), "Stillness before a press.";
+    click_still_spread Click Plain "ln" Page Less |s| s.click_still.sd(CLICKS), "How much that varies.";
+    click_interval_spread Click Plain "ln" Page Either |s| s.click_interval.sd(CLICKS), "How much the time between clicks varies.";
+    click_jump_share Click Plain "share" Nothing More |s| share(s.click_jumps, s.clicks, CLICKS), "Share of clicks reached by a jump instead of a movement.";
+    click_elsewhere_share Click Plain "share" Nothing More |s| share(s.click_elsewhere, s.clicks, CLICKS), "Share of clicks where the pointer was not.";
 
     // Wheel and scroll.
-    wheel_interval Wheel Log "ms" Nothing |s| s.wheel_interval.mean(WHEELS), "Typical time between wheel events of a burst.";
-    wheel_interval_spread Wheel Plain "ln" Nothing |s| s.wheel_interval.sd(WHEELS), "How much that varies.";
-    wheel_interval_equal_share Wheel Plain "share" Nothing |s| share(s.wheel_interval_equal, s.wheel_interval_pairs, WHEELS), "Share of successive equal intervals.";
-    wheel_burst Wheel Log "events" Page |s| s.wheel_burst.mean(2), "Wheel events in a burst.";
-    wheel_burst_spread Wheel Plain "ln" Page |s| s.wheel_burst.sd(3), "How much that varies.";
-    scroll_per_wheel Wheel Plain "×" Recorder |s| s.scrolls as f32 / if s.wheels >= WHEELS { s.wheels as f32 } else { f32::NAN }, "Scroll events a wheel event.";
+    wheel_interval Wheel Log "ms" Nothing Either |s| s.wheel_interval.mean(WHEELS), "Typical time between wheel events of a burst.";
+    wheel_interval_spread Wheel Plain "ln" Nothing Less |s| s.wheel_interval.sd(WHEELS), "How much that varies.";
+    wheel_interval_equal_share Wheel Plain "share" Nothing More |s| share(s.wheel_interval_equal, s.wheel_interval_pairs, WHEELS), "Share of successive equal intervals.";
+    wheel_burst Wheel Log "events" Page Either |s| s.wheel_burst.mean(2), "Wheel events in a burst.";
+    wheel_burst_spread Wheel Plain "ln" Page Either |s| s.wheel_burst.sd(3), "How much that varies.";
+    scroll_per_wheel Wheel Plain "×" Recorder Either |s| s.scrolls as f32 / if s.wheels >= WHEELS { s.wheels as f32 } else { f32::NAN }, "Scroll events a wheel event.";
 
     // Keys, by class.
-    key_interval Key Log "ms" Nothing |s| s.key_interval.mean(KEYS), "Typical time from key to key.";
-    key_interval_spread Key Plain "ln" Nothing |s| s.key_interval.sd(KEYS), "Rhythm: how much that varies.";
-    key_interval_lag Key Plain "correlation" Nothing |s| s.key_interval_lag.correlation(KEYS), "Does an interval resemble the one before?";
-    key_interval_equal_share Key Plain "share" Nothing |s| share(s.key_interval_equal, s.key_interval_pairs, KEYS), "Share of successive equal intervals.";
-    key_after_space Key Plain "ln" Nothing |s| s.key_after_space.mean(3) - s.key_interval.mean(KEYS), "Slowing at the start of a word.";
-    key_dwell Key Log "ms" Nothing |s| s.key_dwell.mean(KEYS), "Typical time a key is held.";
-    key_dwell_spread Key Plain "ln" Nothing |s| s.key_dwell.sd(KEYS), "How much that varies.";
-    key_rollover_share Key Plain "share" Nothing |s| share(s.key_rollover, s.key_downs, KEYS), "Share of keys pressed before the last one was let go.";
-    key_delete_share Key Plain "share" Page |s| share(s.key_deletes, s.key_downs, KEYS), "Share of corrections.";
-    key_pause_share Key Plain "share" Page |s| share(s.key_pauses, s.key_downs, KEYS), "Share of keys after a pause of more than a second.";
+    key_interval Key Log "ms" Nothing Either |s| s.key_interval.mean(KEYS), "Typical time from key to key.";
+    key_interval_spread Key Plain "ln" Nothing Less |s| s.key_interval.sd(KEYS), "Rhythm: how much that varies.";
+    key_interval_lag Key Plain "correlation" Nothing Either |s| s.key_interval_lag.correlation(KEYS), "Does an interval resemble the one before?";
+    key_interval_equal_share Key Plain "share" Nothing More |s| share(s.key_interval_equal, s.key_interval_pairs, KEYS), "Share of successive equal intervals.";
+    key_after_space Key Plain "ln" Nothing Either |s| s.key_after_space.mean(3) - s.key_interval.mean(KEYS), "Slowing at the start of a word.";
+    key_dwell Key Log "ms" Nothing Less |s| s.key_dwell.mean(KEYS), "Typical time a key is held.";
+    key_dwell_spread Key Plain "ln" Nothing Less |s| s.key_dwell.sd(KEYS), "How much that varies.";
+    key_rollover_share Key Plain "share" Nothing Either |s| share(s.key_rollover, s.key_downs, KEYS), "Share of keys pressed before the last one was let go.";
+    key_delete_share Key Plain "share" Page Either |s| share(s.key_deletes, s.key_downs, KEYS), "Share of corrections.";
+    key_pause_share Key Plain "share" Page Either |s| share(s.key_pauses, s.key_downs, KEYS), "Share of keys after a pause of more than a second.";
 
     // Across channels.
-    reading_pause Across Log "ms" Page |s| s.reading.mean(3), "Pause after scrolling, as if to read.";
-    reading_pause_spread Across Plain "ln" Page |s| s.reading.sd(3), "How much that varies.";
-    hand_switch Across Log "ms" Page |s| s.hand_switch.mean(2), "Time to change between mouse and keys.";
+    reading_pause Across Log "ms" Page Either |s| s.reading.mean(3), "Pause after scrolling, as if to read.";
+    reading_pause_spread Across Plain "ln" Page Either |s| s.reading.sd(3), "How much that varies.";
+    hand_switch Across Log "ms" Page Either |s| s.hand_switch.mean(2), "Time to change between mouse and keys.";
 }
 
 /// Least grid steps, strokes, clicks, wheel events and keys for their statistics to mean anything.

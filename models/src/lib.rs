@@ -6,6 +6,7 @@
 pub mod artifact;
 pub mod dataset;
 pub mod detector;
+pub mod evaluate;
 pub mod event;
 pub mod features;
 pub mod forest;

@@ -11,22 +11,23 @@ use crate::artifact::{Artifact, Asks, Card, Expert, ExpertChannel, SourceUsed, S
 use crate::dataset::{self, Recording};
 use crate::detector::{calibrate, fuse};
 use crate::event::Event;
-use crate::features::{self, BoundTo, FEATURE_COUNT, FEATURES, Row};
+use crate::features::{self, BoundTo, FEATURE_COUNT, FEATURES, Row, Sign};
 use crate::forest::{Forest, Slots};
 use crate::sequential::{self, cusum};
 use crate::session::{Window, WindowRow};
 use crate::sim::{BotKind, Visitor, recorder};
-use forest::{ForestParams, Missing};
+use forest::{ForestParams, Missing, Monotone};
 use linfa::dataset::DatasetBase;
 use linfa::traits::Fit;
 use ndarray::{Array1, Array2};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 /// How a model is made; the same recipe and recordings give the same bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     pub seed: u64,
     pub name: String,
@@ -83,12 +84,15 @@ pub struct HeldOut {
     pub user: String,
     pub family: Option<String>,
     pub session: String,
+    /// Recorded anew by the simulated browser, not as it came.
+    pub anew: bool,
     pub windows: Vec<HeldOutWindow>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct HeldOutWindow {
-    /// Log-likelihood ratio of the last 10 s alone, the last 30 s alone, and what the ledger gets.
+    /// Log-likelihood ratio with the pointer judged by the last 10 s alone, by the last 30 s alone, and
+    /// as the ledger gets it.
     pub short: Option<f32>,
     pub long: Option<f32>,
     pub fused: Option<f32>,
@@ -151,7 +155,7 @@ pub fn train(
     tell(2 + recipe.folds, "calibrating on what was held out".into());
     let calibrations: Vec<Calibration> = (0..PLANS).map(|p| Calibration::fit(p, &samples, &scores)).collect();
     let held_out = held_out(&samples, &scores, &plans, &calibrations);
-    let people = held_out.iter().filter(|session| session.family.is_none());
+    let people = held_out.iter().filter(|session| session.family.is_none() && !session.anew);
     let maxima = people.map(|session| session.evidence().fold(0.0, f32::max)).collect();
     let threshold = sequential::threshold(maxima, recipe.false_alarm);
     tell(3 + recipe.folds, "growing the forests on everything".into());
@@ -166,7 +170,7 @@ pub fn train(
         name: recipe.name.clone(),
         program: format!("gaitway {}", env!("CARGO_PKG_VERSION")),
         feature_table: features::table_hash(),
-        seed: recipe.seed,
+        recipe: recipe.clone(),
         sources: sources(&samples),
         users: subjects.names(&samples, |sample| sample.family.is_none().then(|| sample.user.clone())),
         families: subjects.names(&samples, |sample| sample.family.clone()),
@@ -323,9 +327,9 @@ fn plans() -> [Plan; PLANS] {
             name: "clicks",
             channel: ExpertChannel::Click,
             span: Span::Short,
-            asks: Asks { clicks: 4, ..Asks::default() },
+            asks: Asks { clicks: 4, move_interval_ms_max: slow, ..Asks::default() },
             // Learnt from few people: it may support, hardly carry.
-            nats_max: 1.5,
+            nats_max: 1.25,
             features: free_features(ExpertChannel::Click),
         },
         Plan {
@@ -340,10 +344,15 @@ fn plans() -> [Plan; PLANS] {
     ]
 }
 
-/// Features of a channel that depend on neither the recorder nor the page.
+/// Features of a channel that depend on neither the recorder nor the page, and of which it is known
+/// which way scripts depart from hands.
 fn free_features(channel: ExpertChannel) -> Vec<usize> {
-    let free =
-        |&i: &usize| FEATURES[i].channel == channel.channel() && FEATURES[i].bound_to == BoundTo::Nothing;
+    let free = |&i: &usize| {
+        let feature = &FEATURES[i];
+        feature.channel == channel.channel()
+            && feature.bound_to == BoundTo::Nothing
+            && feature.towards_bot != Sign::Either
+    };
     (0..FEATURE_COUNT).filter(free).collect()
 }
 
@@ -388,6 +397,7 @@ impl Plan {
             features_per_split: 0,
             class_weights: (1.0, 1.0),
             missing: Missing::TowardsFalse,
+            monotone: self.features.iter().map(|&i| monotone(FEATURES[i].towards_bot)).collect(),
             seed: recipe.seed,
         };
         let forest = params.fit(&data).map_err(|e| TrainError::Forest(e.to_string()))?;
@@ -406,6 +416,14 @@ impl Plan {
             asks: self.asks,
             calibrated_on: calibration.windows,
         }
+    }
+}
+
+fn monotone(sign: Sign) -> Monotone {
+    match sign {
+        Sign::Either => Monotone::Free,
+        Sign::More => Monotone::Rising,
+        Sign::Less => Monotone::Falling,
     }
 }
 
@@ -451,6 +469,9 @@ impl Calibration {
         let weighted: Vec<(f32, bool, f32)> =
             rows.iter().map(|(score, is_bot, key)| (*score, *is_bot, 1.0 / counts[key].sqrt())).collect();
         let (slope, intercept) = calibrate::platt(&weighted);
+        // People of a site never seen score higher than those held out here, so what lies between the
+        // two must not speak for a bot: the intercept may excuse, never accuse.
+        let intercept = intercept.min(0.0);
         let bots = rows.iter().filter(|(_, is_bot, _)| *is_bot).count() as u32;
         Calibration { slope, intercept, windows: (rows.len() as u32 - bots, bots) }
     }
@@ -472,13 +493,15 @@ fn held_out(
             Some((plans[p].channel, log_ratio.clamp(-plans[p].nats_max, plans[p].nats_max)))
         }))
     };
-    let originals = samples.iter().zip(scores).filter(|(sample, _)| sample.original);
-    originals
+    samples
+        .iter()
+        .zip(scores)
         .map(|(sample, scores)| HeldOut {
             source: sample.source.clone(),
             user: sample.user.clone(),
             family: sample.family.clone(),
             session: sample.session.clone(),
+            anew: !sample.original,
             windows: scores
                 .iter()
                 .zip(&sample.windows)

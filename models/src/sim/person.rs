@@ -30,6 +30,10 @@ pub(super) struct Person {
     key_dwell_ms: f64,
     typo_rate: f64,
     wheel_px: f64,
+    /// Share of acts that follow a shape or a line of text instead of aiming.
+    traces: f64,
+    /// How evenly those are followed.
+    trace_noise: f64,
 }
 
 impl Person {
@@ -49,11 +53,14 @@ impl Person {
             key_dwell_ms: rng.random_range(60.0..125.0),
             typo_rate: rng.random_range(0.01..0.07),
             wheel_px: [53.0, 100.0, 100.0, 120.0][rng.random_range(0..4)],
+            traces: [0.03, 0.05, 0.1, 0.8][rng.random_range(0..4)],
+            trace_noise: rng.random_range(0.1..0.35),
         }
     }
 
     pub(super) fn act(&mut self, stage: &mut Stage) {
         match stage.rng.random_range(0..100) {
+            _ if stage.rng.random_bool(self.traces) => self.trace(stage),
             0..50 => {
                 let target = stage.target();
                 self.point(stage, target);
@@ -144,6 +151,49 @@ impl Person {
             samples.push((i as f64 * step_us, x - shake * uy + jx, y + shake * ux + jy));
         }
         stage.travel(&samples);
+    }
+
+    /// Follows a closed shape once or more, slower in its bends, as when drawing, circling a word or
+    /// keeping a menu open: long, even movement that is a person's all the same.
+    fn trace(&self, stage: &mut Stage) {
+        let (a, b) = (stage.rng.random_range(40.0..260.0), stage.rng.random_range(30.0..200.0));
+        let tilt: f64 = stage.rng.random_range(0.0..std::f64::consts::TAU);
+        let period_ms = lognormal(&mut stage.rng, 1_400.0, 0.45).clamp(500.0, 5_000.0);
+        let turns = stage.rng.random_range(0.6..2.6);
+        let wise = if stage.rng.random_bool(0.5) { 1.0 } else { -1.0 };
+        let step_us = stage.recorder.sample_us();
+        let steps = (period_ms * 1000.0 * turns / step_us) as usize;
+        let decay = (-step_us / 130_000.0).exp();
+        let kick = (1.0 - decay * decay).sqrt();
+        let (mut pace, mut wobble_x, mut wobble_y) = (0.0, 0.0, 0.0);
+        let mut angle: f64 = stage.rng.random_range(0.0..std::f64::consts::TAU);
+        let point = |angle: f64| {
+            let (x, y) = (a * angle.cos(), b * angle.sin());
+            (x * tilt.cos() - y * tilt.sin(), x * tilt.sin() + y * tilt.cos())
+        };
+        let start = point(angle);
+        let (from_x, from_y) = (stage.x, stage.y);
+        let mut samples = Vec::with_capacity(steps);
+        for i in 1..=steps {
+            pace = pace * decay + kick * self.trace_noise * gauss(&mut stage.rng);
+            wobble_x = wobble_x * decay + kick * 0.02 * a * gauss(&mut stage.rng);
+            wobble_y = wobble_y * decay + kick * 0.02 * b * gauss(&mut stage.rng);
+            // It sets off and stops like any movement of a hand.
+            let edge = (i.min(steps - i) as f64 * step_us / 180_000.0).min(1.0);
+            let speed =
+                std::f64::consts::TAU * step_us / (period_ms * 1000.0) * f64::exp(pace) * (0.1 + 0.9 * edge);
+            angle += wise * speed;
+            let (x, y) = point(angle);
+            samples.push((
+                i as f64 * step_us,
+                from_x + x - start.0 + wobble_x,
+                from_y + y - start.1 + wobble_y,
+            ));
+        }
+        stage.travel(&samples);
+        let (width, height) =
+            (f64::from(stage.environment.viewport_width), f64::from(stage.environment.viewport_height));
+        (stage.x, stage.y) = (stage.x.clamp(0.0, width), stage.y.clamp(0.0, height));
     }
 
     fn near(&self, stage: &mut Stage) -> (f64, f64) {

@@ -24,7 +24,18 @@ pub struct ForestParams {
     /// Weights of the classes false and true, on top of row weights.
     pub class_weights: (f64, f64),
     pub missing: Missing,
+    /// Features along which the share of `true` may only rise or only fall, by column; columns beyond
+    /// the end are free.
+    pub monotone: Vec<Monotone>,
     pub seed: u64,
+}
+
+/// What a tree may learn along one feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Monotone {
+    Free,
+    Rising,
+    Falling,
 }
 
 /// Which side of a split missing values take.
@@ -45,6 +56,7 @@ impl Default for ForestParams {
             features_per_split: 0,
             class_weights: (1.0, 1.0),
             missing: Missing::Learn,
+            monotone: Vec::new(),
             seed: 0,
         }
     }
@@ -229,6 +241,9 @@ struct Grower<'a> {
 
 struct Open {
     node: usize,
+    /// Between which shares the node and all below it must stay, for the sake of monotone splits above.
+    low: f64,
+    high: f64,
     from: usize,
     to: usize,
     depth: usize,
@@ -297,8 +312,8 @@ impl<'a> Grower<'a> {
     fn grow(mut self) -> Vec<TreeNode> {
         let root = self.tally(0, self.rows.len());
         self.nodes.push(TreeNode { value: root.share(), split: None });
-        let mut open = vec![Open { node: 0, from: 0, to: self.rows.len(), depth: 0 }];
-        while let Some(Open { node, from, to, depth }) = open.pop() {
+        let mut open = vec![Open { node: 0, low: 0.0, high: 1.0, from: 0, to: self.rows.len(), depth: 0 }];
+        while let Some(Open { node, low, high, from, to, depth }) = open.pop() {
             if depth >= self.params.depth_max.min(crate::forest::DEPTH_MAX) {
                 continue;
             }
@@ -306,20 +321,31 @@ impl<'a> Grower<'a> {
             self.importances[best.feature] += best.gain;
             let middle = self.partition(from, to, &best);
             let child = self.nodes.len();
-            for (from, to) in [(from, middle), (middle, to)] {
-                let value = self.tally(from, to).share();
-                self.nodes.push(TreeNode { value, split: None });
-            }
+            let shares = [self.tally(from, middle).share(), self.tally(middle, to).share()];
+            let shares = shares.map(|share| share.clamp(low, high));
+            self.nodes.extend(shares.map(|value| TreeNode { value, split: None }));
+            // What lies beyond a monotone split stays beyond its middle, however deep it is split again.
+            let between = 0.5 * (shares[0] + shares[1]);
+            let ((low_left, high_left), (low_right, high_right)) = match self.monotone(best.feature) {
+                Monotone::Free => ((low, high), (low, high)),
+                Monotone::Rising => ((low, between), (between, high)),
+                Monotone::Falling => ((between, high), (low, between)),
+            };
             self.nodes[node].split = Some(Split {
                 feature: best.feature,
                 threshold: self.columns[best.feature].cuts[best.cut],
                 missing_right: best.missing_right,
                 child,
             });
-            open.push(Open { node: child + 1, from: middle, to, depth: depth + 1 });
-            open.push(Open { node: child, from, to: middle, depth: depth + 1 });
+            let depth = depth + 1;
+            open.push(Open { node: child + 1, low: low_right, high: high_right, from: middle, to, depth });
+            open.push(Open { node: child, low: low_left, high: high_left, from, to: middle, depth });
         }
         self.nodes
+    }
+
+    fn monotone(&self, feature: usize) -> Monotone {
+        self.params.monotone.get(feature).copied().unwrap_or(Monotone::Free)
     }
 
     fn tally(&self, from: usize, to: usize) -> Tally {
@@ -395,6 +421,12 @@ impl<'a> Grower<'a> {
                     if missing_right { (left, right.plus(missing)) } else { (left.plus(missing), right) };
                 if l.rows < self.params.leaf_rows_min || r.rows < self.params.leaf_rows_min {
                     continue;
+                }
+                let (low, high) = (l.share(), r.share());
+                match self.monotone(feature) {
+                    Monotone::Rising if low >= high => continue,
+                    Monotone::Falling if low <= high => continue,
+                    _ => {}
                 }
                 let gain = whole.impurity() - l.impurity() - r.impurity();
                 if gain > GAIN_MIN * whole.total() && best.as_ref().is_none_or(|best| gain > best.gain) {
@@ -515,6 +547,32 @@ mod tests {
         };
         assert!(missing(Missing::Learn) > 0.9, "{}", missing(Missing::Learn));
         assert!(missing(Missing::TowardsFalse) < 0.3, "{}", missing(Missing::TowardsFalse));
+    }
+
+    #[test]
+    fn a_monotone_forest_never_turns_back() {
+        // The target rises, then falls again beyond what a monotone forest may believe.
+        let mut rng = ChaCha8Rng::seed_from_u64(8);
+        let records = Array2::from_shape_fn((3_000, 4), |_| rng.random_range(-1.0..1.0));
+        let targets = Array1::from_shape_fn(3_000, |i| {
+            let x = records[(i, 0)] + 0.3 * records[(i, 1)];
+            (0.0..0.6).contains(&x)
+        });
+        let data = DatasetBase::new(records, targets);
+        let params =
+            ForestParams { trees: 20, monotone: vec![Monotone::Rising], seed: 4, ..ForestParams::default() };
+        let forest = params.fit(&data).unwrap();
+        for _ in 0..200 {
+            let others = [0; 3].map(|_| rng.random_range(-1.0..1.0));
+            let line =
+                Array2::from_shape_fn(
+                    (41, 4),
+                    |(i, j)| if j == 0 { i as f64 / 20.0 - 1.0 } else { others[j - 1] },
+                );
+            let predicted: Array1<f64> = forest.predict(&line);
+            let steps = predicted.windows(2);
+            assert!(steps.into_iter().all(|pair| pair[0] <= pair[1] + 1e-12), "{predicted}");
+        }
     }
 
     #[test]

@@ -1,0 +1,75 @@
+//! `gaitway train`: recordings in, model file out.
+//!
+//! Reads files and prints progress; how a model is made is `gaitway_models::train`'s affair.
+
+use super::dataset;
+use anyhow::{Context, ensure};
+use gaitway_models::train::{Progress, Recipe, train};
+use gaitway_models::{Detector, artifact};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    /// Folder with index.csv and the session files it names
+    data: PathBuf,
+    /// Sources of the index to learn from, separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "sapimouse,delbot,browserbots")]
+    sources: Vec<String>,
+    /// Where to write the model
+    #[arg(long, short, default_value = "models/artifacts/default.model")]
+    output: PathBuf,
+    /// The same seed and recordings give the same bytes
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Trees of each forest
+    #[arg(long, default_value_t = 64)]
+    trees: usize,
+    /// Simulated people; simulated bots are as many
+    #[arg(long, default_value_t = 150)]
+    simulated: u32,
+}
+
+pub fn run(args: TrainArgs) -> anyhow::Result<()> {
+    ensure!(args.trees > 0, "a forest needs at least one tree");
+    let recordings = dataset::read(&args.data, Some(&args.sources))?;
+    let recipe = Recipe { seed: args.seed, trees: args.trees, simulated: args.simulated, ..Recipe::default() };
+    let trained = train(&recordings, &recipe, &mut show_progress)?;
+    let bytes = trained.artifact.encode();
+    // What cannot be loaded is not worth writing.
+    Detector::load(&bytes).map_err(anyhow::Error::msg)?;
+    if let Some(folder) = args.output.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    std::fs::write(&args.output, &bytes).with_context(|| format!("cannot write {}", args.output.display()))?;
+    let card = &trained.artifact.card;
+    println!("model {} in {} ({} KiB)", artifact::short_hash(&bytes), args.output.display(), bytes.len() / 1024);
+    println!(
+        "threshold {:.2} nats, from {} human sessions held out: at most {:.1} % of sessions like them reach it",
+        card.threshold.nats,
+        card.threshold.sessions,
+        100.0 * card.threshold.false_alarm_max
+    );
+    for expert in &card.experts {
+        let (people, bots) = expert.calibrated_on;
+        println!("{}: {} features, calibrated on {people} windows of people and {bots} of bots", expert.name, expert.features.len());
+    }
+    println!("not calibrated for any site: it shows, and logs nobody out by itself");
+    Ok(())
+}
+
+/// One line, rewritten in place on a terminal.
+pub(super) fn show_progress(progress: Progress) {
+    const WIDTH: usize = 24;
+    let full = WIDTH * progress.step / progress.steps.max(1);
+    let bar: String = (0..WIDTH).map(|i| if i < full { '=' } else { ' ' }).collect();
+    let mut out = std::io::stderr();
+    // Progress is a courtesy: a closed stderr is no reason to stop.
+    let _ = if out.is_terminal() {
+        let end = if progress.step == progress.steps { "\n" } else { "" };
+        write!(out, "\r\x1b[K[{bar}] {}{end}", progress.what)
+    } else {
+        writeln!(out, "{}/{} {}", progress.step, progress.steps, progress.what)
+    };
+    let _ = out.flush();
+}
