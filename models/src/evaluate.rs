@@ -232,11 +232,13 @@ fn leave_sources_out(
 }
 
 fn recorder_leak(original: &[HeldOut], anew: &[HeldOut]) -> RecorderLeak {
-    let people = |sessions: &[HeldOut], label: bool| -> Vec<Judged> {
+    let mut names = Names::default();
+    let mut people = |sessions: &[HeldOut], label: bool| -> Vec<Judged> {
         let people = sessions.iter().filter(|session| session.family.is_none());
         let scores = people.flat_map(|session| {
+            let cluster = names.number(&session.user);
             let fused = session.windows.iter().filter_map(|window| window.fused);
-            fused.map(move |score| Judged { score, bot: label, cluster: session.user.clone() })
+            fused.map(move |score| Judged { score, bot: label, cluster })
         });
         scores.collect()
     };
@@ -251,21 +253,33 @@ fn recorder_leak(original: &[HeldOut], anew: &[HeldOut]) -> RecorderLeak {
 }
 
 /// One judged window.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Judged {
     score: f32,
     bot: bool,
     /// Who or which session it came from; resampled as a whole.
-    cluster: String,
+    cluster: usize,
+}
+
+/// Numbers names in order of appearance.
+#[derive(Default)]
+struct Names(BTreeMap<String, usize>);
+
+impl Names {
+    fn number(&mut self, name: &str) -> usize {
+        let next = self.0.len();
+        *self.0.entry(name.to_string()).or_insert(next)
+    }
 }
 
 fn section(name: &str, sessions: &[HeldOut], threshold: f32) -> Section {
     let pick = |span: fn(&HeldOutWindow) -> Option<f32>| -> Vec<Judged> {
+        let mut names = Names::default();
         let rows = sessions.iter().flat_map(|session| {
             let bot = session.family.is_some();
-            let cluster = if bot { session.session.clone() } else { session.user.clone() };
+            let cluster = names.number(if bot { &session.session } else { &session.user });
             let scores = session.windows.iter().filter_map(span);
-            scores.map(move |score| Judged { score, bot, cluster: cluster.clone() })
+            scores.map(move |score| Judged { score, bot, cluster })
         });
         rows.collect()
     };
@@ -317,17 +331,13 @@ fn metrics(span: &'static str, rows: &[Judged]) -> WindowMetrics {
 }
 
 fn group(sessions: &[&HeldOut], threshold: f32) -> Group {
-    let rows: Vec<Judged> = sessions
-        .iter()
-        .flat_map(|session| {
-            let scores = session.windows.iter().filter_map(|window| window.fused);
-            scores.map(|score| Judged {
-                score,
-                bot: true,
-                cluster: format!("{} {}", session.user, session.session),
-            })
-        })
-        .collect();
+    let mut names = Names::default();
+    let rows = sessions.iter().flat_map(|session| {
+        let cluster = names.number(if session.family.is_some() { &session.session } else { &session.user });
+        let scores = session.windows.iter().filter_map(|window| window.fused);
+        scores.map(move |score| Judged { score, bot: true, cluster })
+    });
+    let rows: Vec<Judged> = rows.collect();
     let mut delays: Vec<usize> = sessions.iter().filter_map(|session| reach(session, threshold)).collect();
     delays.sort_unstable();
     Group {
@@ -444,9 +454,9 @@ fn ece(rows: &[Judged]) -> f64 {
 /// A figure and its interval from resampling whole clusters, people and bots apart.
 fn figure(rows: &[Judged], of: impl Fn(&[Judged]) -> f64) -> Figure {
     let value = of(rows);
-    let mut clusters: [BTreeMap<&str, Vec<&Judged>>; 2] = Default::default();
+    let mut clusters: [BTreeMap<usize, Vec<Judged>>; 2] = Default::default();
     for row in rows {
-        clusters[usize::from(row.bot)].entry(&row.cluster).or_default().push(row);
+        clusters[usize::from(row.bot)].entry(row.cluster).or_default().push(*row);
     }
     let clusters = clusters.map(|side| side.into_values().collect::<Vec<_>>());
     let mut rng = ChaCha8Rng::seed_from_u64(RESAMPLING_SEED);
@@ -455,7 +465,7 @@ fn figure(rows: &[Judged], of: impl Fn(&[Judged]) -> f64) -> Figure {
             let mut drawn = Vec::with_capacity(rows.len());
             for side in clusters.iter().filter(|side| !side.is_empty()) {
                 for _ in 0..side.len() {
-                    drawn.extend(side[rng.random_range(0..side.len())].iter().map(|row| (*row).clone()));
+                    drawn.extend_from_slice(&side[rng.random_range(0..side.len())]);
                 }
             }
             of(&drawn)
@@ -509,7 +519,7 @@ mod tests {
     use super::*;
 
     fn rows(scores: &[(f32, bool)]) -> Vec<Judged> {
-        let row = |(i, &(score, bot)): (usize, &(f32, bool))| Judged { score, bot, cluster: i.to_string() };
+        let row = |(i, &(score, bot)): (usize, &(f32, bool))| Judged { score, bot, cluster: i };
         scores.iter().enumerate().map(row).collect()
     }
 
