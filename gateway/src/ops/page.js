@@ -145,9 +145,14 @@ const call = async (path, body) => {
 };
 
 const toast = (text, silent = false) => {
+  // Beside an open dialog everything else is hidden from screen readers, so the note moves into it; and
+  // a note that has just been moved must rest a moment before its change is told.
+  const home = $('detail').open ? $('detail') : document.body;
+  if ($('toast').parentElement !== home) home.append($('toast'));
   $('toast').className = silent ? 'toast silent' : 'toast';
-  $('toast').textContent = text;
   clearTimeout(toast.timer);
+  clearTimeout(toast.soon);
+  toast.soon = setTimeout(() => { $('toast').textContent = text; }, 100);
   toast.timer = setTimeout(() => { $('toast').textContent = ''; }, 8000);
 };
 
@@ -486,7 +491,7 @@ $('confirm-form').addEventListener('submit', async (event) => {
     const acted = await call(wish.path, {why: $('confirm-why').value});
     $('confirm').close();
     const late = acted.done === false ? ' It is recorded late; watch “Carried out” in the list of incidents.' : '';
-    toast(acted.session ? `${wish.done}: session ${short(acted.session)}. Incident ${acted.incident}.${late}` : `${wish.done}.`);
+    toast(acted.session ? `${wish.done}: ${short(acted.session)} (incident ${acted.incident}).${late}` : `${wish.done}.`);
     await refresh();
   } catch (error) {
     if (!signedOut(error)) $('confirm-error').textContent = error.message;
@@ -523,15 +528,14 @@ const showStatus = () => {
   const items = [
     ['Sessions', `${counts.live.toLocaleString('en')} live`, `${counts.judged.toLocaleString('en')} with enough input`, false],
     ['Telemetry', counts.expected ? `${Math.round((100 * counts.seen) / counts.expected)} % send it` : 'none expected yet', counts.expected ? 'of sessions that got a page' : '', false],
-    ['Revocations', board.entries.toLocaleString('en'), board.backend === 'embedded' ? 'kept in this process' : board.connected ? 'shared through Redis' : 'Redis is away: none is lost, none is added', !board.connected],
+    ['Revocations', board.entries.toLocaleString('en'), board.backend === 'embedded' ? 'kept in this process' : board.connected ? 'shared through Redis' : 'Redis is away; this replica goes on alone', !board.connected],
     ['Model', status.in_force.model.calibrated ? 'knows this site' : 'has not learnt this site', status.in_force.model.hash.slice(0, 8), false],
     ['Policy', status.in_force.policy_version.slice(0, 8) || '–', status.in_force.reload_error ? 'the changed file has mistakes; the old policy holds' : status.in_force.policy_from.split('/').pop(), Boolean(status.in_force.reload_error)],
   ];
   if (board.queued) items.push(['Waiting for Redis', plural(board.queued, 'change'), '', true]);
   if (status.steps_pending === null) items.push(['Store', 'does not answer', 'incidents wait', true]);
   else if (status.steps_pending) items.push(['To be done', plural(status.steps_pending, 'step'), 'of incidents', false]);
-  const live = state.paused ? 'paused' : 'every 2 s';
-  items.push(['Updates', live, `version ${status.version}`, false]);
+  $('version').textContent = status.version;
   keyed($('states'), items, (item) => item[0], (item) => JSON.stringify(item), ([name, value, note, trouble]) => {
     const item = el('div', {}, el('dt', {}, name), el('dd', {}, value, ' ', note ? el('small', {}, note) : null));
     return item;
@@ -648,7 +652,6 @@ $('pause').addEventListener('click', () => {
   state.paused = !state.paused;
   $('pause').setAttribute('aria-pressed', String(state.paused));
   $('pause').textContent = state.paused ? 'Paused' : 'Pause';
-  if (state.status) showStatus();
 });
 $('skip').addEventListener('click', (event) => { event.preventDefault(); $('main').focus(); });
 for (const id of ['sessions-search', 'sessions-show', 'sessions-order']) $(id).addEventListener('input', showSessions);
