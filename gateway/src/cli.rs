@@ -4,9 +4,13 @@
 //! 3 the gateway cannot be reached, 4 the password was refused, 5 no such session or incident.
 
 mod config;
+mod dataset;
+mod evaluate;
+mod model;
 pub mod policy;
 mod run;
 mod session;
+mod train;
 
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -31,6 +35,14 @@ enum Command {
     /// See, revoke and pardon sessions of a running gateway
     #[command(subcommand)]
     Session(session::SessionCommand),
+    /// Train a model from recordings
+    Train(train::TrainArgs),
+    /// Measure a model on recordings it has not seen
+    Evaluate(evaluate::EvaluateArgs),
+    /// Describe recordings
+    Dataset(dataset::DatasetArgs),
+    /// Show a model file, and what its features mean
+    Model(model::ModelArgs),
 }
 
 /// Reads the arguments and carries the command out.
@@ -40,6 +52,10 @@ pub fn main() -> ExitCode {
         Command::Config(command) => config::run(command),
         Command::Policy(args) => policy::run(args),
         Command::Session(command) => session::run(command),
+        Command::Train(args) => train::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Evaluate(args) => evaluate::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Dataset(args) => dataset::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Model(args) => model::run(args).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
         Ok(code) => code,
@@ -62,4 +78,21 @@ pub(crate) fn print(text: &str) {
 pub(crate) fn complain(text: &str) {
     // Nothing is left to tell if standard error is closed.
     let _ = writeln!(std::io::stderr().lock(), "gaitway: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_and_option_is_declared_soundly_and_explained() {
+        fn explained(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no description", command.get_name());
+            command.get_subcommands().for_each(explained);
+        }
+        let command = Cli::command();
+        command.clone().debug_assert();
+        explained(&command);
+    }
 }

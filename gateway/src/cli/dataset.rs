@@ -62,7 +62,10 @@ fn stats(data: &Path) -> anyhow::Result<()> {
         line.windows += windows.len();
         line.long += windows.iter().filter(|window| window.long.is_some()).count();
     }
-    println!("{:<14} {:<18} {:>8} {:>6} {:>9} {:>8} {:>8} {:>8}", "source", "who", "sessions", "users", "events", "hours", "10 s", "30 s");
+    println!(
+        "{:<14} {:<18} {:>8} {:>6} {:>9} {:>8} {:>8} {:>8}",
+        "source", "who", "sessions", "users", "events", "hours", "10 s", "30 s"
+    );
     for ((source, who), line) in lines {
         println!(
             "{source:<14} {who:<18} {:>8} {:>6} {:>9} {:>8.2} {:>8} {:>8}",
@@ -84,7 +87,11 @@ pub(super) fn read(data: &Path, sources: Option<&[String]>) -> anyhow::Result<Ve
     let rows = dataset::parse_index(&text).with_context(|| format!("{}", index.display()))?;
     if let Some(sources) = sources {
         for source in sources {
-            ensure!(rows.iter().any(|row| row.source == *source), "{} has no source named {source}", index.display());
+            ensure!(
+                rows.iter().any(|row| row.source == *source),
+                "{} has no source named {source}",
+                index.display()
+            );
         }
     }
     let mut recordings = Vec::new();

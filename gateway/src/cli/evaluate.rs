@@ -36,12 +36,14 @@ enum Task {
 }
 
 pub fn run(args: EvaluateArgs) -> anyhow::Result<()> {
-    let model = std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
+    let model =
+        std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
     let recordings = dataset::read(&args.data, args.sources.as_deref())?;
     let report = match args.task {
         Task::Bot => evaluate_bot(&model, &recordings, &mut show_progress)?,
     };
-    std::fs::create_dir_all(&args.report).with_context(|| format!("cannot create {}", args.report.display()))?;
+    std::fs::create_dir_all(&args.report)
+        .with_context(|| format!("cannot create {}", args.report.display()))?;
     write(&args.report.join("report.json"), &serde_json::to_string_pretty(&report)?)?;
     write(&args.report.join("report.html"), &html(&report))?;
     let markdown = markdown(&report);
@@ -89,7 +91,9 @@ fn window_table(section: &Section) -> Table {
     let mut rows = vec![count("windows of people", |m| m.people), count("windows of bots", |m| m.bots)];
     let ece: Row = ("ECE", |m| &m.ece);
     for (name, of) in FIGURES.into_iter().chain([ece]) {
-        rows.push(std::iter::once(name.to_string()).chain(section.windows.iter().map(|m| figure(of(m)))).collect());
+        rows.push(
+            std::iter::once(name.to_string()).chain(section.windows.iter().map(|m| figure(of(m)))).collect(),
+        );
     }
     let head = std::iter::once("windows").chain(section.windows.iter().map(|m| m.span)).collect();
     Table { head, rows }
@@ -107,8 +111,15 @@ fn group_row(group: &Group) -> Vec<String> {
     ]
 }
 
-const GROUP_HEAD: [&str; 7] =
-    ["source", "who", "sessions", "windows judged", "called bot", "reached the threshold", "windows until then"];
+const GROUP_HEAD: [&str; 7] = [
+    "source",
+    "who",
+    "sessions",
+    "windows judged",
+    "called bot",
+    "reached the threshold",
+    "windows until then",
+];
 
 fn tables(report: &Report) -> Vec<(String, Vec<String>, Table)> {
     let mut tables = Vec::new();
@@ -222,7 +233,8 @@ fn html(report: &Report) -> String {
 /// The ROC curve: false alarms to the right, detections up.
 fn roc(section: &Section) -> String {
     let point = |&(x, y): &(f64, f64)| format!("{:.2},{:.2}", 100.0 * x, 100.0 * (1.0 - y));
-    let points: Vec<String> = section.roc.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).map(point).collect();
+    let points: Vec<String> =
+        section.roc.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).map(point).collect();
     format!(
         "<svg class=roc viewBox='-4 -4 108 108' role=img aria-label='ROC curve'><path d='M0 100L100 0' stroke='#9aa5b1' \
          stroke-dasharray='2' fill='none'/><polyline points='{}' fill='none' stroke='#2563eb' stroke-width='1.2'/></svg>",

@@ -30,10 +30,15 @@ pub fn run(args: ModelArgs) -> anyhow::Result<()> {
     match args.command {
         ModelCommand::Show { file, json } => show(file, json),
         ModelCommand::Features => {
-            println!("| feature | unit | channel | bound to | towards a bot | meaning |\n|---|---|---|---|---|---|");
+            println!(
+                "| feature | unit | channel | bound to | towards a bot | meaning |\n|---|---|---|---|---|---|"
+            );
             for feature in &FEATURES {
                 let (channel, bound, sign) = (feature.channel, feature.bound_to, feature.towards_bot);
-                println!("| `{}` | {} | {channel:?} | {bound:?} | {sign:?} | {} |", feature.name, feature.unit, feature.doc);
+                println!(
+                    "| `{}` | {} | {channel:?} | {bound:?} | {sign:?} | {} |",
+                    feature.name, feature.unit, feature.doc
+                );
             }
             Ok(())
         }
@@ -53,7 +58,10 @@ fn show(file: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
     println!("model      {} ({}), made by {}", short_hash(&bytes), card.name, card.program);
     println!("features   table {}", card.feature_table);
     println!("seed       {}", card.recipe.seed);
-    println!("calibrated {}", if card.calibrated { "for its site" } else { "no: it shows, and logs nobody out by itself" });
+    println!(
+        "calibrated {}",
+        if card.calibrated { "for its site" } else { "no: it shows, and logs nobody out by itself" }
+    );
     println!(
         "threshold  {:.2} nats (rank {} of {} human sessions held out; at most {:.1} % of sessions like them)",
         card.threshold.nats,

@@ -33,7 +33,8 @@ pub struct TrainArgs {
 pub fn run(args: TrainArgs) -> anyhow::Result<()> {
     ensure!(args.trees > 0, "a forest needs at least one tree");
     let recordings = dataset::read(&args.data, Some(&args.sources))?;
-    let recipe = Recipe { seed: args.seed, trees: args.trees, simulated: args.simulated, ..Recipe::default() };
+    let recipe =
+        Recipe { seed: args.seed, trees: args.trees, simulated: args.simulated, ..Recipe::default() };
     let trained = train(&recordings, &recipe, &mut show_progress)?;
     let bytes = trained.artifact.encode();
     // What cannot be loaded is not worth writing.
@@ -41,9 +42,15 @@ pub fn run(args: TrainArgs) -> anyhow::Result<()> {
     if let Some(folder) = args.output.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    std::fs::write(&args.output, &bytes).with_context(|| format!("cannot write {}", args.output.display()))?;
+    std::fs::write(&args.output, &bytes)
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
     let card = &trained.artifact.card;
-    println!("model {} in {} ({} KiB)", artifact::short_hash(&bytes), args.output.display(), bytes.len() / 1024);
+    println!(
+        "model {} in {} ({} KiB)",
+        artifact::short_hash(&bytes),
+        args.output.display(),
+        bytes.len() / 1024
+    );
     println!(
         "threshold {:.2} nats, from {} human sessions held out: at most {:.1} % of sessions like them reach it",
         card.threshold.nats,
@@ -52,7 +59,11 @@ pub fn run(args: TrainArgs) -> anyhow::Result<()> {
     );
     for expert in &card.experts {
         let (people, bots) = expert.calibrated_on;
-        println!("{}: {} features, calibrated on {people} windows of people and {bots} of bots", expert.name, expert.features.len());
+        println!(
+            "{}: {} features, calibrated on {people} windows of people and {bots} of bots",
+            expert.name,
+            expert.features.len()
+        );
     }
     println!("not calibrated for any site: it shows, and logs nobody out by itself");
     Ok(())
