@@ -230,7 +230,8 @@ settings! {
     #[serde(deny_unknown_fields, default)]
     pub struct Revocation {
         /// `redis://` or `rediss://` address shared by all replicas; absent: embedded in this process
-        /// and its store. Example: `redis://127.0.0.1:6379`
+        /// and its store. Sentinels as `redis+sentinel://host:port,host:port/master-name`, a Cluster as
+        /// `redis+cluster://host:port,host:port`. Example: `redis://127.0.0.1:6379`
         pub redis: Option<String>,
         /// File with the Redis password, kept out of the address. Example: `/etc/gaitway/redis.password`
         pub redis_password_file: Option<PathBuf>,

@@ -257,4 +257,6 @@ const DURABLE_WAIT: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
+mod failover;
+#[cfg(test)]
 mod tests;

@@ -92,7 +92,7 @@ fn addresses(config: &Config, say: &mut impl FnMut(&[&str], String)) {
         say(&["ops.listen", "listen"], "is the visitors' address; operators need one of their own".into());
     }
     let addresses = [
-        ("revocation.redis", &config.revocation.redis, &["redis", "rediss"][..]),
+        ("revocation.redis", &config.revocation.redis, REDIS_SCHEMES),
         ("store.postgres", &config.store.postgres, &["postgres", "postgresql"][..]),
         ("alerts.ops_url", &config.alerts.ops_url, &["http", "https"][..]),
     ];
@@ -115,8 +115,10 @@ fn url(address: &str, schemes: &[&str], path_allowed: bool) -> Result<(), String
     }
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let authority_is_sound = host.parse::<http::uri::Authority>().is_ok() && !host.starts_with(':');
-    if !authority_is_sound {
+    // A scheme such as redis+sentinel names several hosts.
+    let hosts: Vec<&str> = if scheme.contains('+') { host.split(',').collect() } else { vec![host] };
+    let is_sound = |host: &&str| host.parse::<http::uri::Authority>().is_ok() && !host.starts_with(':');
+    if !hosts.iter().all(is_sound) {
         return Err(expected());
     }
     if !path_allowed && (!path.is_empty() || authority.contains('@')) {
@@ -307,3 +309,7 @@ fn readable(path: &Path) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// One server, one found by Sentinels, one found in a Cluster; each also with TLS.
+const REDIS_SCHEMES: &[&str] =
+    &["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];

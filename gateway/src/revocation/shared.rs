@@ -180,7 +180,7 @@ impl Shared {
         let mut connection = self.servers.connect(BLOCK + ANSWER_TIMEOUT).await?;
         let found = self.ask_position(&mut connection).await?;
         let mut at = match position.take() {
-            Some(known) if known.epoch == found.epoch && known.sequence <= found.sequence => known,
+            Some(known) if self.continues(&mut connection, &known, &found).await? => known,
             _ => self.read_all(&mut connection, found).await?,
         };
         let mut is_behind = true;
@@ -215,7 +215,8 @@ impl Shared {
             silent_rounds += 1;
             // Numbers that never arrive as entries: somebody deleted or trimmed the stream.
             let is_stuck = found.sequence > at.sequence && silent_rounds > 2;
-            if found.epoch != at.epoch || found.sequence < at.sequence || is_stuck {
+            let is_other = found.sequence == at.sequence && found.last_id != at.last_id;
+            if found.epoch != at.epoch || found.sequence < at.sequence || is_other || is_stuck {
                 at = self.read_all(&mut connection, found).await?;
                 silent_rounds = 0;
             }
@@ -245,6 +246,29 @@ impl Shared {
             .query_async(connection)
             .await?;
         Ok(Position { epoch, sequence, last_id })
+    }
+
+    /// Whether the history in Redis is the one we know, only longer: our last entry is still in it. It
+    /// is not after a failover that lost what the old master had acknowledged.
+    async fn continues(
+        &self,
+        connection: &mut MultiplexedConnection,
+        known: &Position,
+        found: &Position,
+    ) -> Result<bool, RedisError> {
+        if known.epoch != found.epoch || known.sequence > found.sequence {
+            return Ok(false);
+        }
+        if known.last_id == found.last_id || known.sequence == 0 {
+            return Ok(true);
+        }
+        let ours: redis::streams::StreamRangeReply = redis::cmd("XRANGE")
+            .arg(&self.names.stream)
+            .arg(&known.last_id)
+            .arg(&known.last_id)
+            .query_async(connection)
+            .await?;
+        Ok(!ours.ids.is_empty())
     }
 
     async fn next_entries(
