@@ -42,6 +42,7 @@ pub const OTHER_VARIABLES: &[(&str, &str)] = &[
         "GAITWAY_SECRET",
         "secret that replicas share to sign cookies and page tokens; absent: one is generated in the data directory",
     ),
+    ("GAITWAY_SECRET_FILE", "file that holds the same, such as a mounted container secret"),
     ("GAITWAY_CONFIG", "configuration file of `gaitway run`, as `--config`"),
 ];
 
