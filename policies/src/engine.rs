@@ -314,9 +314,10 @@ impl Engine {
                 let session = self.open(effects, now, identity);
                 if let Some(tracked) = self.sessions.get_mut(&session) {
                     tracked.batches += 1;
-                    tracked.facts = *facts;
-                    tracked.facts.user_id = tracked.identity.user_id();
-                    tracked.facts.user_groups.clone_from(&tracked.identity.groups);
+                    // Who it is comes from the identity, and was set when the session was opened or changed hands.
+                    let known = std::mem::replace(&mut tracked.facts, *facts);
+                    tracked.facts.user_id = known.user_id;
+                    tracked.facts.user_groups = known.user_groups;
                 }
                 self.judge(effects, now, session);
             }

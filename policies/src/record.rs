@@ -6,7 +6,7 @@
 //! `user` and `groups` stand on a session's first line; facts not named keep their last value. Lines
 //! are in the order of time. Must not know: where lines come from, what is decided over them.
 
-use crate::facts::{FACTS, FactKind, FactValue, Facts, find};
+use crate::facts::{FACTS, Fact, FactKind, FactValue, Facts, find};
 use crate::identity::{Identity, SessionId, SubjectId};
 use gaitway_models::Timestamp;
 use serde::Deserialize;
@@ -28,7 +28,7 @@ pub enum RecordError {
     TooLong(usize),
     #[error("line {line}: {problem}")]
     Malformed { line: usize, problem: String },
-    #[error("line {line}: unknown fact or wrong type: {fact}")]
+    #[error("line {line}: `{fact}` has a value of another type or out of its range")]
     Fact { line: usize, fact: String },
     #[error("line {line}: earlier than the line before; recordings are in the order of time")]
     Order { line: usize },
@@ -47,7 +47,50 @@ struct Line {
     #[serde(default)]
     groups: Option<Vec<String>>,
     #[serde(default)]
-    facts: Map<String, Value>,
+    facts: Changes,
+}
+
+/// The facts of a line, by position in the table: names are looked up as they are read.
+#[derive(Debug, Default)]
+struct Changes(Vec<(usize, Value)>);
+
+impl<'de> Deserialize<'de> for Changes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Changes, D::Error> {
+        struct Pairs;
+        impl<'de> serde::de::Visitor<'de> for Pairs {
+            type Value = Changes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("facts by name")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Changes, A::Error> {
+                let mut changes = Vec::with_capacity(4);
+                while let Some(Name(fact)) = map.next_key()? {
+                    changes.push((fact, map.next_value()?));
+                }
+                Ok(Changes(changes))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+/// A fact's name, read as its position.
+struct Name(usize);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+        struct Text;
+        impl serde::de::Visitor<'_> for Text {
+            type Value = Name;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a fact")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Name, E> {
+                find(text).map(Name).ok_or_else(|| E::custom(format_args!("unknown fact `{text}`")))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
 }
 
 /// What is known of a recorded session at some line.
@@ -119,9 +162,9 @@ impl Recording {
         if let Some(groups) = read.groups {
             recorded.identity.groups = groups;
         }
-        for (name, value) in &read.facts {
-            if !set_json(&mut recorded.facts, name, value) {
-                return Err(RecordError::Fact { line, fact: name.clone() });
+        for (fact, value) in &read.facts.0 {
+            if !set_json(&mut recorded.facts, &FACTS[*fact], value) {
+                return Err(RecordError::Fact { line, fact: FACTS[*fact].name.into() });
             }
         }
         Ok(Some(recorded))
@@ -167,9 +210,8 @@ pub fn line(identity: &Identity, at: Timestamp, facts: &Facts, before: Option<&F
     Some(Value::Object(line).to_string())
 }
 
-/// Sets one fact from JSON; false if there is no such fact or the type is another.
-pub fn set_json(facts: &mut Facts, name: &str, value: &Value) -> bool {
-    let Some(fact) = find(name).map(|index| &FACTS[index]) else { return false };
+/// Sets one fact from JSON; false if the type is another or the value out of range.
+fn set_json(facts: &mut Facts, fact: &Fact, value: &Value) -> bool {
     let texts: Vec<String>;
     let value = match (fact.kind, value) {
         (FactKind::Bool, Value::Bool(value)) => FactValue::Bool(*value),
@@ -233,18 +275,18 @@ mod tests {
         let line = |facts: &str, at: u64| format!(r#"{{"session":"{SESSION}","at":{at},"facts":{facts}}}"#);
         assert_eq!(read(&["{}"]), Err(RecordError::Header(1)));
         assert_eq!(read(&[r#"{"gaitway":"sessions","version":2}"#]), Err(RecordError::Header(1)));
-        for facts in [
-            r#"{"bot.scor":1}"#,
-            r#"{"bot.score":"x"}"#,
-            r#"{"bot.score":7}"#,
-            r#"{"bot.windows":-1}"#,
-            r#"{"modality":"nose"}"#,
-        ] {
+        for facts in
+            [r#"{"bot.score":"x"}"#, r#"{"bot.score":7}"#, r#"{"bot.windows":-1}"#, r#"{"modality":"nose"}"#]
+        {
             assert!(
                 matches!(read(&[HEADER, &line(facts, 1)]), Err(RecordError::Fact { line: 2, .. })),
                 "{facts}"
             );
         }
+        let unknown = read(&[HEADER, &line(r#"{"bot.scor":1}"#, 1)]);
+        assert!(
+            matches!(unknown, Err(RecordError::Malformed { line: 2, problem }) if problem.contains("unknown fact `bot.scor`"))
+        );
         assert_eq!(read(&[HEADER, &line("{}", 5), &line("{}", 4)]), Err(RecordError::Order { line: 3 }));
         assert!(matches!(read(&[HEADER, "{\"session\":"]), Err(RecordError::Malformed { line: 2, .. })));
         assert_eq!(read(&[HEADER, &"x".repeat(LINE_BYTES_MAX + 1)]), Err(RecordError::TooLong(2)));
