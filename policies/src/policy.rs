@@ -175,6 +175,7 @@ impl PolicySet {
     /// Whether the rule at `index` applies on `route`. Allow rules apply everywhere.
     pub(crate) fn applies(&self, index: usize, route: &str) -> bool {
         // A handful of routes with lists of their own: looking through them beats hashing.
+        let route = if route.is_empty() { DEFAULT_ROUTE } else { route };
         match self.narrowed.iter().find(|(name, _)| name == route) {
             Some((_, rules)) => rules[index],
             None => true,
@@ -419,7 +420,9 @@ fn read_match<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) -> Optio
         match PathPattern::parse(reader.text(node, &path)?) {
             Ok(pattern) => matched.path = Some(pattern),
             Err(problem) => {
-                reader.mistake(node.at, &path, problem, Some("such as `/api/*/items` or `/static/**`".into()))
+                let hint = "such as `/api/*/items` or `/static/**`";
+                reader.mistake(node.at, &path, problem, Some(hint.into()));
+                return None;
             }
         }
     }

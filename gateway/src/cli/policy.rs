@@ -457,3 +457,97 @@ fn facts_table() -> String {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: &str = "rules:\n  - {name: out, when: bot.evidence >= 5.0, action: logout, reason: 'evidence {bot.evidence}'}\n";
+
+    /// A folder with some files in it.
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        folder
+    }
+
+    fn is_success(code: ExitCode) -> bool {
+        format!("{code:?}") == format!("{:?}", ExitCode::SUCCESS)
+    }
+
+    fn lines(session: u8, start: u64) -> String {
+        let mut text = format!("{}\n", gaitway_policies::record::HEADER);
+        for step in 0..10_u64 {
+            let at = start + step * 1_000;
+            let _ = writeln!(
+                text,
+                r#"{{"session":"s_{}","at":{at},"facts":{{"bot.evidence":{step}}}}}"#,
+                format!("{session:02x}").repeat(16)
+            );
+        }
+        text
+    }
+
+    #[test]
+    fn check_and_fmt_fail_where_something_is_wrong() {
+        let folder =
+            folder(&[("good.yaml", RULE), ("bad.yaml", "rules: [{}]\n"), ("untidy.yaml", "rules: []  \n")]);
+        let at = |name: &str| vec![folder.path().join(name)];
+        assert!(is_success(check(&at("good.yaml")).unwrap()));
+        assert!(!is_success(check(&at("bad.yaml")).unwrap()));
+        assert!(check(&at("none.yaml")).is_err());
+        assert!(!is_success(fmt(&at("untidy.yaml"), true).unwrap()));
+        assert!(is_success(fmt(&at("untidy.yaml"), false).unwrap()));
+        assert!(is_success(fmt(&at("untidy.yaml"), true).unwrap()), "now it is tidy");
+    }
+
+    #[test]
+    fn cases_beside_a_policy_are_found_with_their_recordings_and_snippets() {
+        let policy = format!("import: [snippets/vip.yaml]\n{RULE}");
+        let vip = "rules:\n  - {name: vip, when: '\"vip\" in user.groups', action: allow}\n";
+        let cases = "cases:\n  - {name: a, session: one.jsonl, expect: {decision: logout, second: 5}}\n  - {name: b, given: {bot.evidence: 9, user.groups: [vip]}, expect: allow}\n";
+        let wrong = "cases:\n  - {name: a, given: {}, expect: logout}\n";
+        let folder = folder(&[
+            ("site.yaml", &policy),
+            ("snippets/vip.yaml", vip),
+            ("cases/site.yaml", cases),
+            ("cases/one.jsonl", &lines(1, 1_800_000_000_000)),
+            ("other.yaml", RULE),
+            ("cases/other.yaml", wrong),
+            ("lonely.yaml", RULE),
+        ]);
+        assert!(is_success(test(&folder.path().join("site.yaml"), Vec::new()).unwrap()));
+        assert!(!is_success(test(&folder.path().join("other.yaml"), Vec::new()).unwrap()));
+        assert!(test(&folder.path().join("lonely.yaml"), Vec::new()).is_err(), "no cases is no success");
+    }
+
+    #[test]
+    fn a_backtest_merges_recordings_by_time_and_compares() {
+        let folder = folder(&[
+            ("new.yaml", RULE),
+            ("live.yaml", &RULE.replace("5.0", "7.0")),
+            ("recorded/a.jsonl", &lines(1, 1_800_000_000_000)),
+            ("recorded/b.jsonl", &lines(2, 1_800_000_000_500)),
+        ]);
+        let at = |name: &str| folder.path().join(name);
+        for (format, name) in [(Format::Json, "r.json"), (Format::Html, "r.html"), (Format::Text, "r.txt")] {
+            let code =
+                backtest(&at("new.yaml"), &[at("recorded")], Some(&at("live.yaml")), format, Some(&at(name)));
+            assert!(is_success(code.unwrap()));
+        }
+        let report: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(at("r.json")).unwrap()).unwrap();
+        assert_eq!(report["new"]["outcome"]["sessions"], 2);
+        assert_eq!(report["difference"]["moved"].as_array().unwrap().len(), 2);
+        assert!(std::fs::read_to_string(at("r.txt")).unwrap().contains("would shut out 2 of 2 sessions"));
+        assert!(std::fs::read_to_string(at("r.html")).unwrap().starts_with("<!doctype html>"));
+        assert!(
+            backtest(&at("new.yaml"), &[at("new.yaml")], None, Format::Text, None).is_err(),
+            "no recording"
+        );
+    }
+}

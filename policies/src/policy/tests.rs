@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::document::Mistake;
+use crate::route::{Outage, RequestLine};
 
 fn mistakes(yaml: &str) -> String {
     match PolicySet::parse("p.yaml", yaml) {
@@ -142,4 +143,87 @@ fn limits_are_reached() {
         mistakes("rules: [{name: a, when: 'true', action: log, cool_down: 8d}]")
             .contains("between 1s and 7d")
     );
+}
+
+fn snippet(place: &str) -> Result<String, String> {
+    match place {
+        "monitoring.yaml" => {
+            Ok("rules:\n  - {name: monitoring, when: 'net.within(\"10.0.0.0/8\")', action: allow}\n".into())
+        }
+        "routes.yaml" => Ok("routes:\n  - {name: api, match: {path: /api/**}}\n".into()),
+        "wrong.yaml" => {
+            Ok("mode: enforce\nrules:\n  - {name: note, when: bot.scor > 1, action: log}\n".into())
+        }
+        other => Err(format!("no file {other}")),
+    }
+}
+
+#[test]
+fn snippets_bring_rules_and_routes() {
+    let yaml = "import: [monitoring.yaml, routes.yaml]\nrules:\n  - {name: note, when: route == \"api\" && bot.score > 0.5, action: log}\n";
+    let policies = PolicySet::parse_with("p.yaml", yaml, &snippet).unwrap();
+    let names: Vec<&str> = policies.rules().iter().map(|rule| &*rule.name).collect();
+    assert_eq!(names, ["monitoring", "note"]);
+    let alone =
+        PolicySet::parse("p.yaml", &yaml.replace("import: [monitoring.yaml, routes.yaml]\n", "")).unwrap();
+    assert_ne!(policies.version(), alone.version(), "the version covers what is imported");
+    assert!(mistakes(yaml).contains("import[0]: snippets can only be imported from files"));
+}
+
+#[test]
+fn a_mistake_in_a_snippet_names_the_snippet() {
+    let yaml =
+        "import: [wrong.yaml, gone.yaml]\nrules:\n  - {name: note, when: bot.score > 0.5, action: log}\n";
+    let mistakes = PolicySet::parse_with("p.yaml", yaml, &snippet).unwrap_err();
+    let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    expect_test::expect![[r#"
+        p.yaml:1:22: import[1]: no file gone.yaml
+        wrong.yaml:1:1: mode: unknown key (known here: routes, rules)
+        wrong.yaml:3:24: rules[0].when: unknown fact `bot.scor` (did you mean `bot.score`?)"#]]
+    .assert_eq(&mistakes.join("\n"));
+}
+
+#[test]
+fn requests_find_their_route_and_routes_their_rules() {
+    let policies = PolicySet::parse(
+        "p",
+        "
+routes:
+  - {name: pay, match: {path: /pay/**, method: POST}, outage: deny}
+  - {name: docs, match: [{path: /docs/**}, {host: docs.example}], rules: [], injection: off}
+  - {name: default, rules: [note]}
+rules:
+  - {name: friend, when: 'bot.automation', action: allow}
+  - {name: note, when: bot.score > 0.5, action: log}
+  - {name: tag, when: bot.score > 0.6, action: tag, tag: x}
+",
+    )
+    .unwrap();
+    let route = |host, method, path| policies.route(&RequestLine { host, path, method, header: &|_| None });
+    assert_eq!(route("a", "POST", "/pay/now").name, "pay");
+    assert_eq!(route("a", "POST", "/pay/now").outage, Outage::Deny);
+    assert_eq!(route("a", "GET", "/pay/now").name, "default");
+    assert!(!route("docs.example", "GET", "/x").injection && route("a", "GET", "/x").injection);
+    for (name, told) in [("pay", 2), ("docs", 0), ("default", 1), ("", 1)] {
+        let mut facts = Facts { route: name.into(), ..Facts::default() };
+        facts.assessment.bot_score = Some(0.9);
+        assert_eq!(crate::decide::decide(&policies, &facts).told.len(), told, "{name}");
+        facts.assessment.automation = true;
+        assert!(
+            crate::decide::decide(&policies, &facts).allowed.is_some(),
+            "allow rules apply everywhere: {name}"
+        );
+    }
+}
+
+#[test]
+fn names_of_routes_and_rules_are_checked_both_ways() {
+    let yaml = "routes:\n  - {name: pay, match: {path: /pay/**}, rules: [nope]}\n  - {name: pay, match: {path: /x}}\n  - {name: all, match: {}}\n  - {name: bad, match: {path: /a*}}\nrules:\n  - {name: note, when: route == \"pya\", action: log}\n";
+    expect_test::expect![[r#"
+        p.yaml:2:5: rules: route `pay` names an unknown rule `nope` (did you mean `note`?)
+        p.yaml:3:5: name: two routes are called `pay`
+        p.yaml:4:24: routes[2].match: matches everything (host, path, method or header; what is left over is the route `default`)
+        p.yaml:5:31: routes[3].match.path: `*` stands for one whole segment, `**` at the end for the rest (such as `/api/*/items` or `/static/**`)
+        p.yaml:7:5: when: rule `note` names an unknown route "pya""#]]
+    .assert_eq(&mistakes(yaml));
 }
