@@ -4,7 +4,7 @@
 //! Must not know: what operators see or do.
 
 use super::OpsState;
-use super::api::Refusal;
+use super::api::{Body, Refusal};
 use crate::clock;
 use crate::config::Config;
 use axum::Json;
@@ -328,7 +328,7 @@ pub async fn log_in(
     State(state): State<Arc<OpsState>>,
     ConnectInfo(peer): ConnectInfo<super::listener::Peer>,
     headers: HeaderMap,
-    Json(credentials): Json<Credentials>,
+    Body(credentials): Body<Credentials>,
 ) -> Result<Response, Refusal> {
     meant(&headers)?;
     let now = clock::now();

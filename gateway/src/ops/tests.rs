@@ -276,6 +276,25 @@ async fn a_login_needs_both_halves_and_ends_when_signed_out() {
 }
 
 #[tokio::test]
+async fn a_login_that_is_no_json_or_from_elsewhere_is_refused_in_a_sentence() {
+    let ops = TestOps::start().await;
+    let good = json!({ "name": "Ada", "password": PASSWORD }).to_string();
+    let own = ops.url("");
+    for (body, kind, origin, expected) in [
+        ("{", "application/json", own.as_str(), StatusCode::BAD_REQUEST),
+        ("{}", "application/json", own.as_str(), StatusCode::UNPROCESSABLE_ENTITY),
+        (good.as_str(), "text/plain", own.as_str(), StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        (good.as_str(), "application/json", "https://evil.example", StatusCode::FORBIDDEN),
+    ] {
+        let request =
+            ops.client.post(ops.url("/api/login")).header("origin", origin).header("content-type", kind);
+        let response = request.body(body.to_owned()).send().await.unwrap();
+        assert!(response.headers().get("set-cookie").is_none());
+        assert_eq!(error_of(response).await.0, expected, "{body} {kind} {origin}");
+    }
+}
+
+#[tokio::test]
 async fn a_login_before_is_worth_nothing_after_a_new_one() {
     let ops = TestOps::start().await;
     let first = ops.log_in().await;
