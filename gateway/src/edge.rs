@@ -118,6 +118,9 @@ impl Edge {
         if !is_same_origin(request.headers) {
             return refuse("origin", StatusCode::FORBIDDEN);
         }
+        if request.revoked.is_some() {
+            return refuse("revoked", StatusCode::UNAUTHORIZED);
+        }
         let Some(identity) = request.caller.known() else {
             return refuse("session", StatusCode::UNAUTHORIZED);
         };
@@ -159,6 +162,9 @@ impl Edge {
             .any(|name| request.headers.get(*name).is_some_and(|value| value.as_bytes() == b"1"));
         if self.privacy == PrivacySignal::Respect && signalled {
             counter!("gaitway_telemetry_refused_total", "reason" => "privacy_signal").increment(1);
+            return empty(StatusCode::NO_CONTENT);
+        }
+        if request.revoked.is_some() {
             return empty(StatusCode::NO_CONTENT);
         }
         let Some(page) = PageToken::fresh(request.caller.identity().session, clock::now()) else {

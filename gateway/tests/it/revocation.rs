@@ -173,6 +173,8 @@ async fn a_revoked_session_ends_everywhere_at_once_and_a_pardon_brings_it_back()
     // The same token in the other door is the same token.
     let bearer = alice.http.get(gateway.url("/json")).bearer_auth(&alice.token).send().await.unwrap();
     assert_eq!(bearer.status(), StatusCode::UNAUTHORIZED);
+    let token = alice.http.post(gateway.url("/_gaitway/token")).header("cookie", alice.cookie());
+    assert_eq!(token.send().await.unwrap().status(), StatusCode::NO_CONTENT, "no telemetry any more");
     // Nobody else is touched, and the link in the message cannot log others out.
     let bob = Person::log_in("bob");
     assert!(!bob.is_refused(&gateway).await);
