@@ -148,8 +148,8 @@ def drive(port, child, path, cookie, connections, seconds):
     return {
         "rps": float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)),
         "cpu_us": used / 1e3 / requests,
-        "p50_ms": to_ms(re.search(r"50%\s+(\S+)", out).group(1)),
-        "p99_ms": to_ms(re.search(r"99%\s+(\S+)", out).group(1)),
+        "p50_ms": to_ms(re.search(r"(?m)^\s+50%\s+(\S+)", out).group(1)),
+        "p99_ms": to_ms(re.search(r"(?m)^\s+99%\s+(\S+)", out).group(1)),
     }
 
 
