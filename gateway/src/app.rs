@@ -83,7 +83,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         },
     );
     let connections = Connections::new(&config.limits);
-    let edge = Arc::new(Edge::new(&config, secret.clone(), shards.clone(), standings.clone()));
+    let edge = Arc::new(Edge::new(&config, secret, shards.clone(), standings.clone()));
     let sockets = edge.sockets.clone();
     let gateway = Gateway::new(
         &config,
@@ -93,7 +93,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         standings,
         shards.clone(),
         edge,
-        secret.clone(),
     );
     let front = Front::new(&config, gateway, connections.clone(), tls.clone());
 

@@ -16,7 +16,6 @@ use crate::clock;
 use crate::config::Config;
 use crate::edge::{self, Edge, EdgeRequest};
 use crate::revocation::Revocations;
-use crate::secret::InstallSecret;
 use crate::shards::Shards;
 use crate::standing::{Standings, Verdict};
 use async_trait::async_trait;
@@ -35,6 +34,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
@@ -52,7 +52,8 @@ pub struct Gateway {
     pub standings: Arc<Standings>,
     pub shards: Arc<Shards>,
     pub edge: Arc<Edge>,
-    secret: Arc<InstallSecret>,
+    /// Keyed anew in each process: paths are counted, never kept.
+    path_hasher: RandomState,
     injector: Option<Injector>,
     cookies_to_clear: Vec<String>,
     trusted_proxies: Vec<IpNet>,
@@ -88,7 +89,6 @@ pub struct Visit {
 }
 
 impl Gateway {
-    #[expect(clippy::too_many_arguments, reason = "the composition root hands every part over once")]
     pub fn new(
         config: &Config,
         upstream: Arc<Upstream>,
@@ -97,7 +97,6 @@ impl Gateway {
         standings: Arc<Standings>,
         shards: Arc<Shards>,
         edge: Arc<Edge>,
-        secret: Arc<InstallSecret>,
     ) -> Gateway {
         Gateway {
             upstream,
@@ -107,7 +106,7 @@ impl Gateway {
             standings,
             shards,
             edge,
-            secret,
+            path_hasher: RandomState::new(),
             injector: config.collector.inject.then(|| Injector::new(&config.collector)),
             trusted_proxies: config.proxy.trusted_proxies.clone(),
             preserve_host: config.proxy.preserve_host,
@@ -520,7 +519,7 @@ impl ProxyHttp for Gateway {
         let path = session.req_header().uri.path();
         let request = RequestSeen {
             navigation: visit.navigation,
-            path_hash: self.secret.path(path.as_bytes()),
+            path_hash: self.path_hasher.hash_one(path),
             collector_injected: injected,
         };
         let net_ip = visit.visitor.as_ref().map(|visitor| visitor.address.to_string()).unwrap_or_default();

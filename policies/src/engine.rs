@@ -11,7 +11,7 @@ use crate::facts::Facts;
 use crate::identity::{Identity, SessionId, SubjectId};
 use crate::policy::{Measure, PolicySet, Rule};
 use gaitway_models::session::RequestSeen;
-use gaitway_models::{Assessment, Batch, Detector, Session, Timestamp};
+use gaitway_models::{Assessment, Batch, Detector, Session, TelemetryState, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use std::time::Duration;
 
 /// Decisions kept per session for the ops page.
 pub const DECISIONS_SEEN_MAX: usize = 8;
+/// Rules read a session's requests this often, and what came since at the next tick: a flood does not
+/// cost a judgement each.
+const REQUEST_JUDGE_EVERY: Duration = Duration::from_millis(100);
 /// A step back of the clock that is taken for the usual trimming and ignored.
 const CLOCK_BACK_MAX: Duration = Duration::from_secs(2);
 
@@ -223,6 +226,8 @@ pub struct Engine {
     by_last_seen: BTreeSet<(Timestamp, SessionId)>,
     /// Every session once, by the next thing time does to it: its standing ends, or it is closed.
     by_due: BTreeSet<(Timestamp, SessionId)>,
+    /// Sessions with requests that rules have not read yet.
+    unjudged: BTreeSet<SessionId>,
     incidents: u64,
     /// Time of the latest input, to notice a clock that was set back.
     latest: Timestamp,
@@ -246,6 +251,8 @@ struct Tracked {
     revoked: bool,
     pardoned_until: Option<Timestamp>,
     challenge_passed_at: Option<Timestamp>,
+    /// When rules last read a request; `None` before the first.
+    request_judged_at: Option<Timestamp>,
     /// When each rule last spoke; at most one entry a rule of the policies seen, pruned as they cool.
     spoke: Vec<Spoken>,
     seen: VecDeque<DecisionSeen>,
@@ -283,6 +290,7 @@ impl Engine {
             sessions: HashMap::new(),
             by_last_seen: BTreeSet::new(),
             by_due: BTreeSet::new(),
+            unjudged: BTreeSet::new(),
             incidents: 0,
             latest: Timestamp(0),
         }
@@ -411,16 +419,25 @@ impl Engine {
         tracked.requests += 1;
         tracked.facts.requests = tracked.requests;
         tracked.facts.requests_per_minute = tracked.rate.count(now);
+        let elsewhere = tracked.facts.route != route || tracked.facts.net_ip != net_ip;
         tracked.facts.route = route;
         tracked.facts.net_ip = net_ip;
         if let (Some(detector), Some(watched)) = (&self.detector, &mut tracked.watched) {
             watched.observe_request(now, request);
             // A page with a collector turns "unexpected" telemetry into "missing"; other requests change nothing.
-            if request.collector_injected {
+            let expected = tracked.facts.assessment.telemetry != TelemetryState::Unexpected;
+            if request.collector_injected && !expected {
                 tracked.facts.assessment = detector.assess(now, watched);
             }
         }
-        self.judge(effects, now, session);
+        let judged_at = tracked.request_judged_at;
+        if elsewhere || judged_at.is_none_or(|at| now < at || now.since(at) >= REQUEST_JUDGE_EVERY) {
+            tracked.request_judged_at = Some(now);
+            self.unjudged.remove(&session);
+            self.judge(effects, now, session);
+        } else {
+            self.unjudged.insert(session);
+        }
     }
 
     fn handle_challenge_passed(&mut self, effects: &mut Vec<Effect>, now: Timestamp, session: SessionId) {
@@ -531,6 +548,9 @@ impl Engine {
     }
 
     fn handle_tick(&mut self, effects: &mut Vec<Effect>, now: Timestamp) {
+        for session in std::mem::take(&mut self.unjudged) {
+            self.judge(effects, now, session);
+        }
         while let Some((due, session)) = self.by_due.first().copied() {
             if due > now {
                 return;
@@ -617,6 +637,7 @@ impl Engine {
             revoked: false,
             pardoned_until: None,
             challenge_passed_at: None,
+            request_judged_at: None,
             spoke: Vec::new(),
             seen: VecDeque::new(),
         };
@@ -631,6 +652,7 @@ impl Engine {
         if let Some(tracked) = self.sessions.remove(&session) {
             self.by_last_seen.remove(&(tracked.last_seen, session));
             self.by_due.remove(&(tracked.due, session));
+            self.unjudged.remove(&session);
             self.budget.sessions_closed(1);
             effects.push(Effect::Forget { session });
         }
