@@ -731,9 +731,10 @@ impl Engine {
                 Grant::Granted => None,
                 Grant::Open => Some(None),
                 Grant::Tripped { cap, allowed } => Some(Some((cap, allowed, None))),
-                Grant::AccountSpared { allowed, first } => {
-                    Some(first.then_some((Cap::PerUserPerDay, allowed, subject)))
-                }
+                // A visitor without a login has no account to name; nothing but this session is spared.
+                Grant::AccountSpared { allowed, first } => Some(
+                    subject.filter(|_| first).map(|subject| (Cap::PerUserPerDay, allowed, Some(subject))),
+                ),
             };
             if let Some(loud) = tripped {
                 if let Some((cap, allowed, account)) = loud {

@@ -372,11 +372,10 @@ impl Witness {
                     self.pardons.remove(session);
                     self.spoke.retain(|(spoken, ..), _| spoken != session);
                 }
-                Effect::BudgetTripped { account, .. } => {
+                Effect::BudgetTripped { account, cap, .. } => {
                     assert!(!was_tripped, "said once: {place}");
-                    if account.is_none()
-                        && !matches!(effect, Effect::BudgetTripped { cap: Cap::PerUserPerDay, .. })
-                    {
+                    assert_eq!(account.is_some(), *cap == Cap::PerUserPerDay, "{place}");
+                    if account.is_none() {
                         self.tripped = true;
                         self.reached.trips += 1;
                     } else {
