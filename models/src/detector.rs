@@ -338,14 +338,13 @@ pub(crate) fn probability(log_ratio: f32) -> f32 {
 }
 
 fn sentence(feature: &Feature, value: f32, low: f32, high: f32, contribution: f32) -> String {
-    let side = match contribution > 0.0 {
-        true => "Speaks for a bot",
-        false => "Speaks for a person",
+    let side = if contribution > 0.0 { "a bot" } else { "a person" };
+    let what = feature.doc.trim_end_matches('.');
+    let usual = match low.is_nan() || high.is_nan() {
+        true => String::new(),
+        false => format!("; people usually {low:.3} to {high:.3}"),
     };
-    if low.is_nan() || high.is_nan() {
-        return format!("{} Here {value:.3} {}. {side}.", feature.doc, feature.unit);
-    }
-    format!("{} Here {value:.3}, people usually {low:.3} to {high:.3} {}. {side}.", feature.doc, feature.unit)
+    format!("{what}: {value:.3} {}{usual}. Speaks for {side}.", feature.unit)
 }
 
 fn unreachable_threshold() -> f32 {

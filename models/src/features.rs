@@ -148,33 +148,33 @@ features! {
     // Strokes.
     stroke_rate Pointer Plain "1/s" Page Either |s| s.strokes() / active_seconds(s), "Strokes in a second of active input.";
     stroke_duration Pointer Log "s" Page Either |s| s.stroke_ln_duration.mean(STROKES), "Typical duration of a stroke.";
-    stroke_duration_spread Pointer Plain "ln" Page Less |s| s.stroke_ln_duration.sd(STROKES), "How much durations vary.";
+    stroke_duration_spread Pointer Plain "ln" Page Less |s| s.stroke_ln_duration.sd(STROKES), "How much the duration of strokes varies.";
     stroke_length Pointer Log "px" Page Either |s| s.stroke_ln_length.mean(STROKES), "Typical length of a stroke.";
-    stroke_length_spread Pointer Plain "ln" Page Either |s| s.stroke_ln_length.sd(STROKES), "How much lengths vary.";
+    stroke_length_spread Pointer Plain "ln" Page Either |s| s.stroke_ln_length.sd(STROKES), "How much the length of strokes varies.";
     stroke_speed_spread Pointer Plain "ln" Page Less |s| s.stroke_ln_speed.sd(STROKES), "How much mean speeds vary between strokes.";
     stroke_fitts_slope Pointer Plain "exponent" Nothing Either |s| s.stroke_length_duration.slope(STROKES), "How duration grows with length; 0 is constant duration, 1 constant speed.";
     stroke_fitts_correlation Pointer Plain "correlation" Nothing Either |s| s.stroke_length_duration.correlation(STROKES), "How closely duration follows length.";
     stroke_detour Pointer Log "share" Nothing Less |s| s.stroke_detour.mean(STROKES), "Way lost against the straight line.";
-    stroke_detour_spread Pointer Plain "ln" Page Less |s| s.stroke_detour.sd(STROKES), "How much that varies.";
+    stroke_detour_spread Pointer Plain "ln" Page Less |s| s.stroke_detour.sd(STROKES), "How much the way lost against the straight line varies.";
     stroke_peak_ratio Pointer Log "×" Nothing Less |s| s.stroke_peak_ratio.mean(STROKES), "Peak speed against mean speed of a stroke (1 is constant, a reach is near 1.9).";
-    stroke_peak_ratio_spread Pointer Plain "ln" Nothing Less |s| s.stroke_peak_ratio.sd(STROKES), "How much that varies.";
+    stroke_peak_ratio_spread Pointer Plain "ln" Nothing Less |s| s.stroke_peak_ratio.sd(STROKES), "How much peak speed against mean speed varies between strokes.";
     stroke_peak_at Pointer Plain "share" Nothing Either |s| s.stroke_peak_at.mean(STROKES), "When in a stroke speed peaks; hands peak early.";
-    stroke_peak_at_spread Pointer Plain "share" Nothing Either |s| s.stroke_peak_at.sd(STROKES), "How much that varies.";
+    stroke_peak_at_spread Pointer Plain "share" Nothing Either |s| s.stroke_peak_at.sd(STROKES), "How much the moment of peak speed varies between strokes.";
     stroke_peaks Pointer Plain "peaks" Nothing Either |s| s.stroke_peaks.mean(STROKES), "Speed peaks a stroke: sub-movements.";
-    stroke_peaks_spread Pointer Plain "peaks" Nothing Less |s| s.stroke_peaks.sd(STROKES), "How much that varies.";
+    stroke_peaks_spread Pointer Plain "peaks" Nothing Less |s| s.stroke_peaks.sd(STROKES), "How much the number of speed peaks varies between strokes.";
     stroke_speed_variation Pointer Plain "share" Nothing Less |s| s.stroke_speed_cv.mean(STROKES), "Spread of speed within a stroke, relative to its mean.";
-    stroke_speed_variation_spread Pointer Plain "share" Nothing Less |s| s.stroke_speed_cv.sd(STROKES), "How much that varies between strokes.";
+    stroke_speed_variation_spread Pointer Plain "share" Nothing Less |s| s.stroke_speed_cv.sd(STROKES), "How much the spread of speed varies between strokes.";
     stroke_jerk Pointer Log "1/s⁴" Nothing Less |s| s.stroke_jerk.mean(STROKES), "Unevenness of a stroke, relative to its speed.";
-    stroke_jerk_spread Pointer Plain "ln" Nothing Either |s| s.stroke_jerk.sd(STROKES), "How much that varies.";
+    stroke_jerk_spread Pointer Plain "ln" Nothing Either |s| s.stroke_jerk.sd(STROKES), "How much unevenness varies between strokes.";
     stroke_bow Pointer Plain "area" Nothing Either |s| s.stroke_bow.mean(STROKES), "Side to which strokes bend, area over squared chord.";
     stroke_bow_spread Pointer Plain "area" Nothing Less |s| s.stroke_bow.sd(STROKES), "How much strokes bend.";
     stroke_start Pointer Log "×" Nothing Either |s| s.stroke_start.mean(STROKES), "Speed in the first 80 ms against the stroke's mean.";
     stroke_end Pointer Log "×" Nothing More |s| s.stroke_end.mean(STROKES), "Speed in the last 80 ms against the stroke's mean; hands brake.";
-    stroke_end_spread Pointer Plain "ln" Nothing Less |s| s.stroke_end.sd(STROKES), "How much that varies.";
+    stroke_end_spread Pointer Plain "ln" Nothing Less |s| s.stroke_end.sd(STROKES), "How much the speed at the end of strokes varies.";
     stroke_accel Pointer Log "1/s" Nothing Less |s| s.stroke_accel.mean(STROKES), "Mean change of speed in a stroke, relative to speed.";
-    stroke_accel_spread Pointer Plain "ln" Nothing Either |s| s.stroke_accel.sd(STROKES), "How much that varies.";
+    stroke_accel_spread Pointer Plain "ln" Nothing Either |s| s.stroke_accel.sd(STROKES), "How much acceleration varies between strokes.";
     stroke_turn Pointer Log "rad" Nothing Less |s| s.stroke_turn.mean(STROKES), "Mean change of heading in a stroke, a 20 ms step.";
-    stroke_turn_spread Pointer Plain "ln" Nothing Either |s| s.stroke_turn.sd(STROKES), "How much that varies.";
+    stroke_turn_spread Pointer Plain "ln" Nothing Either |s| s.stroke_turn.sd(STROKES), "How much turning varies between strokes.";
     stroke_correction_share Pointer Plain "share" Page Either |s| share(s.stroke_corrections, s.strokes() as u32, STROKES), "Share of strokes that correct a much longer one.";
 
     // Stopping.
@@ -184,12 +184,12 @@ features! {
 
     // How moves were recorded.
     move_interval Pointer Log "ms" Recorder Either |s| s.move_interval.mean(GRID), "Typical time between move events.";
-    move_interval_spread Pointer Plain "ln" Recorder Either |s| s.move_interval.sd(GRID), "How much it varies.";
+    move_interval_spread Pointer Plain "ln" Recorder Either |s| s.move_interval.sd(GRID), "How much the time between move events varies.";
     move_interval_equal_share Pointer Plain "share" Recorder Either |s| share(s.move_interval_equal, s.move_interval_pairs, GRID), "Share of successive equal intervals.";
     move_interval_lag Pointer Plain "correlation" Recorder Either |s| s.move_interval_lag.correlation(GRID), "Does an interval resemble the one before?";
     move_whole_ms_share Pointer Plain "share" Recorder Either |s| share(s.move_whole_ms, s.moves, GRID), "Share of events stamped at whole milliseconds.";
     move_coalesced Pointer Log "samples" Recorder Either |s| s.move_coalesced.mean(GRID), "Device samples gathered in one event.";
-    move_coalesced_spread Pointer Plain "ln" Recorder Either |s| s.move_coalesced.sd(GRID), "How much that varies.";
+    move_coalesced_spread Pointer Plain "ln" Recorder Either |s| s.move_coalesced.sd(GRID), "How much the number of samples an event varies.";
     move_mismatch_share Pointer Plain "share" Recorder Either |s| share(s.move_mismatch, s.moves, GRID), "Share of events whose reported movement differs from their distance.";
     move_axis_share Pointer Plain "share" Recorder Either |s| share(s.move_axis, s.moves, GRID), "Share of steps along one axis.";
     move_step_equal_share Pointer Plain "share" Recorder Either |s| share(s.move_step_equal, s.moves, GRID), "Share of steps that repeat the one before.";
@@ -198,19 +198,19 @@ features! {
 
     // Buttons.
     click_dwell Click Log "ms" Nothing Less |s| s.click_dwell.mean(CLICKS), "Typical time a button is held.";
-    click_dwell_spread Click Plain "ln" Nothing Less |s| s.click_dwell.sd(CLICKS), "How much that varies.";
+    click_dwell_spread Click Plain "ln" Nothing Less |s| s.click_dwell.sd(CLICKS), "How much the time a button is held varies.";
     click_still Click Log "ms" Nothing Either |s| s.click_still.mean(CLICKS), "Stillness before a press.";
-    click_still_spread Click Plain "ln" Page Less |s| s.click_still.sd(CLICKS), "How much that varies.";
+    click_still_spread Click Plain "ln" Page Less |s| s.click_still.sd(CLICKS), "How much the stillness before a press varies.";
     click_interval_spread Click Plain "ln" Page Either |s| s.click_interval.sd(CLICKS), "How much the time between clicks varies.";
     click_jump_share Click Plain "share" Nothing More |s| share(s.click_jumps, s.clicks, CLICKS), "Share of clicks reached by a jump instead of a movement.";
     click_elsewhere_share Click Plain "share" Nothing More |s| share(s.click_elsewhere, s.clicks, CLICKS), "Share of clicks where the pointer was not.";
 
     // Wheel and scroll.
     wheel_interval Wheel Log "ms" Nothing Either |s| s.wheel_interval.mean(WHEELS), "Typical time between wheel events of a burst.";
-    wheel_interval_spread Wheel Plain "ln" Nothing Less |s| s.wheel_interval.sd(WHEELS), "How much that varies.";
+    wheel_interval_spread Wheel Plain "ln" Nothing Less |s| s.wheel_interval.sd(WHEELS), "How much the time between wheel events varies.";
     wheel_interval_equal_share Wheel Plain "share" Nothing More |s| share(s.wheel_interval_equal, s.wheel_interval_pairs, WHEELS), "Share of successive equal intervals.";
     wheel_burst Wheel Log "events" Page Either |s| s.wheel_burst.mean(2), "Wheel events in a burst.";
-    wheel_burst_spread Wheel Plain "ln" Page Either |s| s.wheel_burst.sd(3), "How much that varies.";
+    wheel_burst_spread Wheel Plain "ln" Page Either |s| s.wheel_burst.sd(3), "How much the length of wheel bursts varies.";
     scroll_per_wheel Wheel Plain "×" Recorder Either |s| s.scrolls as f32 / if s.wheels >= WHEELS { s.wheels as f32 } else { f32::NAN }, "Scroll events a wheel event.";
 
     // Keys, by class.
@@ -220,14 +220,14 @@ features! {
     key_interval_equal_share Key Plain "share" Nothing More |s| share(s.key_interval_equal, s.key_interval_pairs, KEYS), "Share of successive equal intervals.";
     key_after_space Key Plain "ln" Nothing Either |s| s.key_after_space.mean(3) - s.key_interval.mean(KEYS), "Slowing at the start of a word.";
     key_dwell Key Log "ms" Nothing Less |s| s.key_dwell.mean(KEYS), "Typical time a key is held.";
-    key_dwell_spread Key Plain "ln" Nothing Less |s| s.key_dwell.sd(KEYS), "How much that varies.";
+    key_dwell_spread Key Plain "ln" Nothing Less |s| s.key_dwell.sd(KEYS), "How much the time keys are held varies.";
     key_rollover_share Key Plain "share" Nothing Either |s| share(s.key_rollover, s.key_downs, KEYS), "Share of keys pressed before the last one was let go.";
     key_delete_share Key Plain "share" Page Either |s| share(s.key_deletes, s.key_downs, KEYS), "Share of corrections.";
     key_pause_share Key Plain "share" Page Either |s| share(s.key_pauses, s.key_downs, KEYS), "Share of keys after a pause of more than a second.";
 
     // Across channels.
     reading_pause Across Log "ms" Page Either |s| s.reading.mean(3), "Pause after scrolling, as if to read.";
-    reading_pause_spread Across Plain "ln" Page Either |s| s.reading.sd(3), "How much that varies.";
+    reading_pause_spread Across Plain "ln" Page Either |s| s.reading.sd(3), "How much reading pauses vary.";
     hand_switch Across Log "ms" Page Either |s| s.hand_switch.mean(2), "Time to change between mouse and keys.";
 }
 
