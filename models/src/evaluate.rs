@@ -310,12 +310,16 @@ fn metrics(span: &'static str, rows: &[Judged]) -> WindowMetrics {
         bots: rows.len() - people,
         accuracy: figure(rows, |rows| share(rows, |_| true, |row| (row.score > 0.0) == row.bot)),
         balanced_accuracy: figure(rows, |rows| 1.0 - 0.5 * (far(rows) + frr(rows))),
-        precision: figure(rows, |rows| share(rows, |row| row.score > 0.0, |row| row.bot)),
+        // Without bots there is nothing to be precise about.
+        precision: figure(rows, |rows| match rows.iter().any(|row| row.bot) {
+            true => share(rows, |row| row.score > 0.0, |row| row.bot),
+            false => f64::NAN,
+        }),
         recall: figure(rows, |rows| 1.0 - far(rows)),
         f1: figure(rows, |rows| {
             let hits = rows.iter().filter(|row| row.bot && row.score > 0.0).count() as f64;
             let wrong = rows.iter().filter(|row| row.bot != (row.score > 0.0)).count() as f64;
-            2.0 * hits / (2.0 * hits + wrong)
+            if rows.iter().any(|row| row.bot) { 2.0 * hits / (2.0 * hits + wrong) } else { f64::NAN }
         }),
         far: figure(rows, far),
         frr: figure(rows, frr),

@@ -132,3 +132,38 @@ fn read_session(data: &Path, file: &str) -> anyhow::Result<String> {
     ensure!(bytes as u64 <= SESSION_BYTES_MAX, "{} exceeds {SESSION_BYTES_MAX} bytes", path.display());
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+    use std::io::Write;
+
+    #[test]
+    fn packed_and_plain_session_files_are_read_and_others_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = "t_ms,type,x,y,extra\n0,move,1,2,\n16,move,3,4,\n";
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(rows.as_bytes()).unwrap();
+        std::fs::write(folder.path().join("a.csv.gz"), packed.finish().unwrap()).unwrap();
+        std::fs::write(folder.path().join("b.csv"), rows).unwrap();
+        let index =
+            "session,file,source,user,label\na,a.csv.gz,s,u,human\nb,b.csv,s,u,bot\nc,c.csv,t,u,human\n";
+        std::fs::write(folder.path().join("index.csv"), index).unwrap();
+        let recordings = read(folder.path(), Some(&["s".to_string()])).unwrap();
+        assert_eq!(recordings.iter().map(|recording| recording.events.len()).collect::<Vec<_>>(), [2, 2]);
+        let unknown = read(folder.path(), Some(&["nowhere".to_string()])).unwrap_err().to_string();
+        assert!(unknown.ends_with("has no source named nowhere"), "{unknown}");
+    }
+
+    #[test]
+    fn an_index_cannot_name_files_outside_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["../secret.csv", "/etc/passwd", "a/../../b.csv"] {
+            let index = format!("session,file,source,user,label\na,{file},s,u,human\n");
+            std::fs::write(folder.path().join("index.csv"), index).unwrap();
+            let error = read(folder.path(), None).unwrap_err().to_string();
+            assert!(error.contains("must lie within the data folder"), "{error}");
+        }
+    }
+}

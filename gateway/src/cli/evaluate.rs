@@ -245,3 +245,75 @@ fn roc(section: &Section) -> String {
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::train;
+    use super::*;
+    use gaitway_models::event::EventKind;
+    use gaitway_models::sim::{BotKind, Visitor};
+
+    /// Seventy seconds of a simulated visitor in the form of a session file.
+    fn session_file(mut visitor: Visitor) -> String {
+        let mut text = String::from("t_ms,type,x,y,extra\n");
+        for event in (0..35).flat_map(|_| visitor.next_batch(2.0).events) {
+            let kind = match event.kind {
+                EventKind::PointerMove { .. } => "move",
+                EventKind::PointerDown { .. } => "down",
+                EventKind::PointerUp { .. } => "up",
+                _ => continue,
+            };
+            let (x, y) = event.kind.position().unwrap();
+            let _ = writeln!(text, "{:.1},{kind},{x},{y},b=0", event.at_us as f64 / 1000.0);
+        }
+        text
+    }
+
+    #[test]
+    fn a_folder_of_recordings_becomes_a_model_a_report_and_a_card() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let mut index = String::from("session,file,source,user,label,bot_family,licence\n");
+        for i in 0..6 {
+            let kind = [BotKind::LinearEven, BotKind::Bezier, BotKind::JitteredLinear][i % 3];
+            std::fs::write(data.join(format!("p{i}.csv")), session_file(Visitor::person(70 + i as u64)))
+                .unwrap();
+            std::fs::write(data.join(format!("b{i}.csv")), session_file(Visitor::bot(kind, 70 + i as u64)))
+                .unwrap();
+            let _ = writeln!(index, "p{i},p{i}.csv,here,user{i},human,,own");
+            let _ = writeln!(index, "b{i},b{i}.csv,here,bots,bot,{},own", kind.name());
+        }
+        std::fs::write(data.join("index.csv"), index).unwrap();
+        let model = folder.path().join("out/own.model");
+        train::run(train::TrainArgs {
+            data: data.clone(),
+            sources: vec!["here".into()],
+            output: model.clone(),
+            seed: 3,
+            trees: 8,
+            simulated: 10,
+        })
+        .unwrap();
+        let (report, card) = (folder.path().join("report"), folder.path().join("own.card.md"));
+        let args = EvaluateArgs {
+            model,
+            data,
+            task: Task::Bot,
+            sources: None,
+            report: report.clone(),
+            card: Some(card.clone()),
+        };
+        run(args).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(report.join("report.json")).unwrap()).unwrap();
+        assert_eq!(json["task"], "bot");
+        let first = &json["sections"][0];
+        assert_eq!((&first["sessions"]["people"], &first["sessions"]["bots"]), (&6.into(), &6.into()));
+        assert!(first["windows"][0]["auc"]["value"].as_f64().unwrap() > 0.9);
+        assert!(json["recorder"]["human_vs_replayed_human_auc"]["value"].is_number());
+        let html = std::fs::read_to_string(report.join("report.html")).unwrap();
+        assert!(html.contains("<polyline") && html.contains("jittered-linear"));
+        assert!(std::fs::read_to_string(card).unwrap().contains("| here | jittered-linear |"));
+    }
+}

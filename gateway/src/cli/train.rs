@@ -12,22 +12,22 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
     /// Folder with index.csv and the session files it names
-    data: PathBuf,
+    pub(super) data: PathBuf,
     /// Sources of the index to learn from, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "sapimouse,delbot,browserbots")]
-    sources: Vec<String>,
+    pub(super) sources: Vec<String>,
     /// Where to write the model
     #[arg(long, short, default_value = "models/artifacts/default.model")]
-    output: PathBuf,
+    pub(super) output: PathBuf,
     /// The same seed and recordings give the same bytes
     #[arg(long, default_value_t = 1)]
-    seed: u64,
+    pub(super) seed: u64,
     /// Trees of each forest
     #[arg(long, default_value_t = 64)]
-    trees: usize,
+    pub(super) trees: usize,
     /// Simulated people; simulated bots are as many
     #[arg(long, default_value_t = 150)]
-    simulated: u32,
+    pub(super) simulated: u32,
 }
 
 pub fn run(args: TrainArgs) -> anyhow::Result<()> {
