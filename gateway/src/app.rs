@@ -18,9 +18,11 @@ use crate::shards::{self, Shards};
 use crate::standing::Standings;
 use crate::{alert, clock, ops, store};
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use gaitway_models::artifact::{self, Artifact};
 use gaitway_models::{Detector, Timestamp};
 use gaitway_policies::engine::EngineLimits;
+use gaitway_policies::policy::PolicyError;
 use gaitway_policies::{Identity, Input, PolicySet};
 use metrics::{counter, gauge};
 use std::path::{Path, PathBuf};
@@ -76,12 +78,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         shard_count,
         &shards::Parts {
             limits,
-            policies,
+            policies: policies.clone(),
             detector: Arc::new(detector),
             standings: standings.clone(),
             outbox: outbox.clone(),
         },
     );
+    let routes = Arc::new(ArcSwap::new(policies));
     let connections = Connections::new(&config.limits);
     let edge = Arc::new(Edge::new(&config, secret, shards.clone(), standings.clone()));
     let sockets = edge.sockets.clone();
@@ -93,6 +96,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         standings,
         shards.clone(),
         edge,
+        routes.clone(),
     );
     let front = Front::new(&config, gateway, connections.clone(), tls.clone());
 
@@ -106,6 +110,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(keep_reloading_policies(
         config.policy.file.clone(),
         shards.clone(),
+        routes,
         ops_state.clone(),
         in_force,
     ));
@@ -184,25 +189,29 @@ fn policy_name(file: Option<&Path>) -> String {
     file.map_or_else(|| "shipped".to_owned(), |file| file.display().to_string())
 }
 
+/// The shipped policy, or a file with the snippets beside it that it imports.
 fn load_policies(file: Option<&Path>) -> anyhow::Result<PolicySet> {
-    let (name, text) = match file {
-        None => ("default.yaml".to_owned(), gaitway_policies::DEFAULT.to_owned()),
-        Some(file) => {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("policy.file: cannot read {}", file.display()))?;
-            (file.display().to_string(), text)
-        }
+    let Some(file) = file else {
+        return PolicySet::parse("default.yaml", gaitway_policies::DEFAULT)
+            .map_err(|errors| refused(&errors));
     };
-    PolicySet::parse(&name, &text).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("the policy has mistakes:\n{}", lines.join("\n"))
-    })
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("policy.file: cannot read {}", file.display()))?;
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let fetch = |place: &str| std::fs::read_to_string(folder.join(place)).map_err(|error| error.to_string());
+    PolicySet::parse_with(&file.display().to_string(), &text, &fetch).map_err(|errors| refused(&errors))
+}
+
+fn refused(errors: &[PolicyError]) -> anyhow::Error {
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    anyhow::anyhow!("the policy has mistakes:\n{}", lines.join("\n"))
 }
 
 /// Takes up a changed policy file, on change and on SIGHUP. A bad file leaves the last good one.
 async fn keep_reloading_policies(
     file: Option<PathBuf>,
     shards: Arc<Shards>,
+    routes: Arc<ArcSwap<PolicySet>>,
     ops: Arc<OpsState>,
     mut in_force: InForce,
 ) {
@@ -228,7 +237,9 @@ async fn keep_reloading_policies(
                 gauge!("gaitway_policy_last_reload_successful").set(1.0);
                 in_force = InForce::new(&policies, &policy_name(Some(&file)), in_force.model);
                 ops.take_over(in_force.clone());
-                shards.reload(Arc::new(policies)).await;
+                let policies = Arc::new(policies);
+                routes.store(policies.clone());
+                shards.reload(policies).await;
             }
             Err(error) => {
                 let reason = format!("{error:#}");

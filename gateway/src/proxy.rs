@@ -18,11 +18,13 @@ use crate::edge::{self, Edge, EdgeRequest};
 use crate::revocation::Revocations;
 use crate::shards::Shards;
 use crate::standing::{Standings, Verdict};
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use forward::Visitor;
 use gaitway_models::session::RequestSeen;
-use gaitway_policies::{Identity, Input};
+use gaitway_policies::route::{Outage, RequestLine};
+use gaitway_policies::{Identity, Input, PolicySet};
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use identity::{Caller, Identifier};
 use inject::{Injection, Injector, Plan, Prepared};
@@ -52,6 +54,7 @@ pub struct Gateway {
     pub standings: Arc<Standings>,
     pub shards: Arc<Shards>,
     pub edge: Arc<Edge>,
+    policies: Arc<ArcSwap<PolicySet>>,
     /// Keyed anew in each process: paths are counted, never kept.
     path_hasher: RandomState,
     injector: Option<Injector>,
@@ -80,6 +83,10 @@ pub struct Visit {
     identity: Option<Arc<Identity>>,
     navigation: bool,
     upgrade: bool,
+    /// Name of the policy route; empty for the default one.
+    route: String,
+    /// The route wants the collector in its pages.
+    inject: bool,
     tag: Option<String>,
     prepared: Prepared,
     injection: Option<Box<Injection>>,
@@ -97,6 +104,7 @@ impl Gateway {
         standings: Arc<Standings>,
         shards: Arc<Shards>,
         edge: Arc<Edge>,
+        policies: Arc<ArcSwap<PolicySet>>,
     ) -> Gateway {
         Gateway {
             upstream,
@@ -106,6 +114,7 @@ impl Gateway {
             standings,
             shards,
             edge,
+            policies,
             path_hasher: RandomState::new(),
             injector: config.collector.inject.then(|| Injector::new(&config.collector)),
             trusted_proxies: config.proxy.trusted_proxies.clone(),
@@ -155,6 +164,11 @@ impl Gateway {
             return self.serve_own(session, visit, &caller, https, revoked).await;
         }
         connection.set_phase(Phase::Body);
+        if self.take_route(session.req_header(), visit) == Outage::Deny
+            && !self.revocations.health().connected
+        {
+            return self.refuse_malformed(session, visit, 503).await;
+        }
         let verdict = match (refusal, caller.known()) {
             (Some(refusal), _) => Verdict::Deny { incident: refusal.incident },
             (None, Some(identity)) => self.standings.verdict(&identity.session, now),
@@ -173,6 +187,27 @@ impl Gateway {
             }
             verdict => self.refuse(session, visit, &caller, https, verdict).await,
         }
+    }
+
+    /// Finds the policy route of a request; says what the route does while Redis is out of reach.
+    fn take_route(&self, request: &RequestHeader, visit: &mut Visit) -> Outage {
+        let policies = self.policies.load();
+        if policies.routes().is_empty() {
+            return Outage::ServeKnown;
+        }
+        let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
+        let authority = request.uri.authority().map(|authority| authority.as_str());
+        let host = header("host").or(authority).unwrap_or_default();
+        let line = RequestLine {
+            host: without_port(host),
+            path: request.uri.path(),
+            method: request.method.as_str(),
+            header: &header,
+        };
+        let route = policies.route(&line);
+        visit.route.clone_from(&route.name);
+        visit.inject = route.injection;
+        route.outage
     }
 
     fn check_framing(&self, session: &Session) -> std::result::Result<(), framing::Fault> {
@@ -359,6 +394,8 @@ impl ProxyHttp for Gateway {
             identity: None,
             navigation: false,
             upgrade: false,
+            route: String::new(),
+            inject: true,
             tag: None,
             prepared: Prepared::default(),
             injection: None,
@@ -434,7 +471,7 @@ impl ProxyHttp for Gateway {
         if let Some(tag) = visit.tag.take() {
             upstream.insert_header("X-Gaitway-Tag", tag)?;
         }
-        if let Some(injector) = &self.injector {
+        if let Some(injector) = self.injector.as_ref().filter(|_| visit.inject) {
             visit.prepared = injector.prepare(client, upstream);
         }
         Ok(())
@@ -458,7 +495,9 @@ impl ProxyHttp for Gateway {
             response.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
-        let (Some(injector), Some(visitor)) = (&self.injector, &visit.visitor) else { return Ok(()) };
+        let (Some(injector), Some(visitor), true) = (&self.injector, &visit.visitor, visit.inject) else {
+            return Ok(());
+        };
         match injector.plan(&visit.prepared, session.req_header(), visitor.scheme(), response) {
             Plan::Inject(injection) => visit.injection = Some(injection),
             Plan::Untouched(skip) if visit.navigation => {
@@ -523,8 +562,12 @@ impl ProxyHttp for Gateway {
             collector_injected: injected,
         };
         let net_ip = visit.visitor.as_ref().map(|visitor| visitor.address.to_string()).unwrap_or_default();
-        let input =
-            Input::Request { identity: Identity::clone(&identity), request, route: String::new(), net_ip };
+        let input = Input::Request {
+            identity: Identity::clone(&identity),
+            request,
+            route: std::mem::take(&mut visit.route),
+            net_ip,
+        };
         self.shards.offer(&identity.session, input);
     }
 
@@ -608,6 +651,14 @@ fn is_navigation(request: &RequestHeader) -> bool {
     text("accept").is_some_and(|accept| accept.contains("text/html"))
 }
 
+/// `host:8000` and `[::1]:8000` without the port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
 fn declared_length(request: &RequestHeader) -> u64 {
     length_of(&request.headers).unwrap_or(0)
 }
@@ -678,6 +729,13 @@ mod tests {
             request.append_header((*name).to_owned(), *value).unwrap();
         }
         request
+    }
+
+    #[test]
+    fn a_host_loses_its_port_and_nothing_else() {
+        for (host, name) in [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("", "")] {
+            assert_eq!(without_port(host), name);
+        }
     }
 
     #[test]

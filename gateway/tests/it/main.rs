@@ -15,6 +15,7 @@ mod gateway;
 mod proxying;
 mod reload;
 mod revocation;
+mod routes;
 mod servers;
 mod telemetry;
 mod tls;
