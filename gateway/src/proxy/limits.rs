@@ -122,6 +122,9 @@ impl Connection {
     pub fn set_phase(&self, phase: Phase) {
         if self.phase() != Phase::Multiplexed {
             self.phase.store(phase as u8, Ordering::Relaxed);
+            if phase == Phase::Tunnel {
+                self.touch();
+            }
         }
     }
 
@@ -282,8 +285,8 @@ pub struct Guarded {
     written: usize,
     read_clock: Option<Pin<Box<Sleep>>>,
     write_clock: Option<Pin<Box<Sleep>>>,
-    /// Which phase the read clock was set for.
-    read_clock_phase: Phase,
+    /// When waiting for bytes ends, and in which phase that was decided.
+    read_deadline: Option<(Phase, Instant)>,
     header_bytes: usize,
     body_bytes: u64,
     /// Time spent waiting for body bytes, and since when.
@@ -329,7 +332,7 @@ impl Guarded {
             written: 0,
             read_clock: None,
             write_clock: None,
-            read_clock_phase: Phase::Idle,
+            read_deadline: None,
             header_bytes: 0,
             body_bytes: 0,
             body_waited: Duration::ZERO,
@@ -341,28 +344,41 @@ impl Guarded {
     }
 
     /// After `Pending` from the transport: has the clock of this phase run out?
+    ///
+    /// Most waits are short, so a timer is set rarely: one that is already running is left to fire
+    /// early and is then set for what remains.
     fn poll_read_clock(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let phase = self.connection.phase();
         let Some(limit) = self.read_limit(phase) else {
-            self.read_clock = None;
+            self.read_deadline = None;
             return Poll::Pending;
         };
-        if self.read_clock.is_none() || self.read_clock_phase != phase {
-            self.read_clock = Some(Box::pin(tokio::time::sleep(limit)));
-            self.read_clock_phase = phase;
+        let deadline = match self.read_deadline {
+            Some((set_for, deadline)) if set_for == phase => deadline,
+            _ => {
+                let deadline = Instant::now() + limit;
+                self.read_deadline = Some((phase, deadline));
+                deadline
+            }
+        };
+        let clock = self.read_clock.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if clock.deadline() > deadline {
+            clock.as_mut().reset(deadline);
         }
         loop {
-            let Some(clock) = self.read_clock.as_mut() else { return Poll::Pending };
             ready!(clock.as_mut().poll(cx));
-            if phase == Phase::Tunnel {
+            let deadline = self.read_deadline.map_or(deadline, |(_, deadline)| deadline);
+            let mut left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() && phase == Phase::Tunnel {
                 // Bytes in the other direction keep a tunnel alive too.
-                let left = self.clocks.tunnel_idle.saturating_sub(self.connection.quiet_for());
-                if !left.is_zero() {
-                    clock.as_mut().reset(Instant::now() + left);
-                    continue;
-                }
+                left = self.clocks.tunnel_idle.saturating_sub(self.connection.quiet_for());
             }
-            return Poll::Ready(timed_out());
+            if left.is_zero() {
+                return Poll::Ready(timed_out());
+            }
+            let later = Instant::now() + left;
+            self.read_deadline = Some((phase, later));
+            clock.as_mut().reset(later);
         }
     }
 
@@ -384,8 +400,7 @@ impl Guarded {
         match self.connection.phase() {
             Phase::Idle => {
                 self.connection.set_phase(Phase::Header);
-                self.read_clock = Some(Box::pin(tokio::time::sleep(self.clocks.header_read)));
-                self.read_clock_phase = Phase::Header;
+                self.read_deadline = Some((Phase::Header, Instant::now() + self.clocks.header_read));
                 self.header_bytes = bytes;
                 self.body_bytes = 0;
                 self.body_waited = Duration::ZERO;
@@ -397,16 +412,19 @@ impl Guarded {
                 }
             }
             Phase::Body => {
-                self.read_clock = None;
+                self.read_deadline = None;
                 self.body_bytes += bytes as u64;
                 let enough = f64::from(self.clocks.body_rate_min) * self.body_waited.as_secs_f64();
                 if self.body_waited > BODY_RATE_GRACE && (self.body_bytes as f64) < enough {
                     return Err(timed_out());
                 }
             }
-            Phase::Response | Phase::Tunnel | Phase::Multiplexed => self.read_clock = None,
+            Phase::Tunnel => {
+                self.read_deadline = None;
+                self.connection.touch();
+            }
+            Phase::Response | Phase::Multiplexed => {}
         }
-        self.connection.touch();
         Ok(())
     }
 
@@ -435,7 +453,9 @@ impl Guarded {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.write_clock = None;
-            self.connection.touch();
+            if self.connection.phase() == Phase::Tunnel {
+                self.connection.touch();
+            }
             let from_buffer = count.min(self.write_buffer.len() - self.written);
             self.written += from_buffer;
             if self.written == self.write_buffer.len() {
