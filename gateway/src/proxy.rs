@@ -96,6 +96,7 @@ pub struct Visit {
 }
 
 impl Gateway {
+    #[expect(clippy::too_many_arguments, reason = "the composition root hands every part over once")]
     pub fn new(
         config: &Config,
         upstream: Arc<Upstream>,
