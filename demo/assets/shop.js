@@ -2,6 +2,7 @@
 'use strict';
 
 const stock = () => {
+  if (!document.querySelector('form[action="/logout"]')) return; // prices move for customers only
   const socket = new WebSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/ws/stock`);
   socket.onmessage = ({data}) => {
     const {article, cents} = JSON.parse(data);

@@ -101,7 +101,10 @@ async fn product(State(shop): State<Arc<Shop>>, headers: HeaderMap, Path(name): 
 async fn cart_page(State(shop): State<Arc<Shop>>, headers: HeaderMap) -> Response {
     match shop.user(&headers) {
         // A policy of a page without inline script: anything injected must be a file of the same origin.
-        Some(user) => ([(CSP, "default-src 'self'; object-src 'none'")], pages::cart(user, &shop.cart(user)))
+        Some(user) => (
+            [(CSP, "default-src 'self'; img-src 'self' data:; object-src 'none'")],
+            pages::cart(user, &shop.cart(user)),
+        )
             .into_response(),
         None => Redirect::to("/login?next=/cart").into_response(),
     }
@@ -137,8 +140,9 @@ async fn account(State(shop): State<Arc<Shop>>, headers: HeaderMap) -> Response 
         // A strict policy with a nonce for the page's own inline script.
         Some(user) => {
             let nonce = login::random_hex::<16>();
-            let policy =
-                format!("default-src 'self'; script-src 'nonce-{nonce}' 'strict-dynamic'; base-uri 'none'");
+            let policy = format!(
+                "default-src 'self'; img-src 'self' data:; script-src 'nonce-{nonce}' 'strict-dynamic'; base-uri 'none'"
+            );
             ([(CSP, policy)], pages::account(user, &nonce)).into_response()
         }
         None => Redirect::to("/login?next=/account").into_response(),
