@@ -289,7 +289,17 @@ impl Gateway {
                 return Ok(true);
             }
             match self.edge.open_socket(&request) {
-                Ok(ticket) => ticket,
+                Ok(ticket) => {
+                    // Asked again now that the socket is known: whoever was revoked before is told as it
+                    // opens, whoever is revoked from here on is found.
+                    let again = || self.revocations.check(caller.identity(), clock::now());
+                    if let Some(incident) =
+                        revoked.clone().or_else(|| again().map(|refusal| refusal.incident))
+                    {
+                        ticket.end(incident);
+                    }
+                    ticket
+                }
                 Err(response) => {
                     write_response(session, *response).await?;
                     return Ok(true);

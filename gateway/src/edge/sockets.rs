@@ -58,6 +58,13 @@ struct Handle {
     wake: Notify,
 }
 
+impl Handle {
+    fn end(&self, incident: String) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(incident);
+        self.wake.notify_one();
+    }
+}
+
 struct Budget {
     frames: f64,
     at: Timestamp,
@@ -131,8 +138,7 @@ impl Sockets {
         let mut told = 0;
         for handle in state.open.values() {
             if let Some(incident) = ends(&handle.identity) {
-                *handle.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(incident);
-                handle.wake.notify_one();
+                handle.end(incident);
                 told += 1;
             }
         }
@@ -174,6 +180,11 @@ pub fn go_message(prefix: &str, incident: &str) -> String {
 }
 
 impl Ticket {
+    /// Makes the socket tell its page to leave as soon as it runs.
+    pub fn end(&self, incident: String) {
+        self.handle.end(incident);
+    }
+
     /// Runs the socket to its end. The 101 response has been sent already.
     pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
         let config = WebSocketConfig::default()

@@ -202,6 +202,18 @@ async fn a_revoked_session_ends_everywhere_at_once_and_a_pardon_brings_it_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_connects_only_after_its_session_was_revoked_is_told_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = App::start().await;
+    let gateway = Gateway::start(&app.url(), &settings(directory.path(), ""));
+    let alice = Person::log_in("alice");
+    Operator::revoke(&gateway, &alice).await;
+    let mut telemetry = alice.telemetry(&gateway).await;
+    let told = tokio::time::timeout(DEADLINE, telemetry.next()).await.unwrap().unwrap().unwrap();
+    assert!(told.to_text().unwrap().contains("\"go\""), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_embedded_revocation_survives_a_crash() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("kept");
