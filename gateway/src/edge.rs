@@ -339,13 +339,15 @@ impl Edge {
     }
 }
 
-/// A browser names the page's origin in `Origin`; it must be ours. `Sec-Fetch-Site` says the same
-/// in words. Neither present: not a browser's cross-site request, and the token still guards.
+/// `Sec-Fetch-Site` says in words where a request comes from, and no page can forge it; it alone counts
+/// where it is given, since a page whose referrer policy is strict sends `Origin: null` with its forms.
+/// Else `Origin` names the page's origin, which must be ours. Neither present: not a browser's cross-site
+/// request, and the token still guards.
 fn is_same_origin(headers: &HeaderMap) -> bool {
-    if let Some(site) = headers.get("sec-fetch-site")
-        && !matches!(site.as_bytes(), b"same-origin" | b"none")
-    {
-        return false;
+    match headers.get("sec-fetch-site").map(|site| site.as_bytes()) {
+        Some(b"same-origin") => return true,
+        Some(b"none") | None => {}
+        Some(_) => return false,
     }
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let host = headers.get(header::HOST).map(|value| value.as_bytes()).unwrap_or_default();
@@ -444,7 +446,8 @@ fn html(status: StatusCode, page: String) -> Response<Bytes> {
     if let Ok(policy) = pages::content_security_policy().parse() {
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
-    headers.insert(header::REFERRER_POLICY, header::HeaderValue::from_static("no-referrer"));
+    // Not `no-referrer`: with it the challenge's own form would be sent with `Origin: null`.
+    headers.insert(header::REFERRER_POLICY, header::HeaderValue::from_static("same-origin"));
     response
 }
 
@@ -502,6 +505,8 @@ mod tests {
         check(&[("host", "a.example"), ("origin", "https://evil.example")], false);
         check(&[("host", "a.example"), ("origin", "https://a.example.evil.example")], false);
         check(&[("host", "a.example"), ("origin", "null")], false);
+        check(&[("host", "a.example"), ("origin", "null"), ("sec-fetch-site", "none")], false);
+        check(&[("host", "a.example"), ("origin", "null"), ("sec-fetch-site", "same-origin")], true);
         check(&[("host", "a.example"), ("sec-fetch-site", "cross-site")], false);
         check(&[("host", "a.example"), ("sec-fetch-site", "same-site")], false);
         check(&[("origin", "https://a.example")], false);
