@@ -240,7 +240,7 @@ impl Reason {
                 Part::Reasons => {
                     let reasons: Vec<&str> =
                         facts.assessment.reasons.iter().take(3).map(|reason| reason.text.as_str()).collect();
-                    text.push_str(&reasons.join("; "));
+                    text.push_str(&reasons.join(" "));
                 }
                 Part::Fact(fact) => {
                     let value = (FACTS[*fact].get)(facts).to_string();

@@ -27,15 +27,17 @@ pub fn logout(incident: Option<&str>, help: Option<&str>) -> String {
     let number = incident.map_or_else(String::new, |incident| {
         format!("<dl><dt>Incident number</dt><dd><code>{}</code></dd></dl>", escape(incident))
     });
-    let help = help.map_or_else(
-        || "If this was you, contact the people who run this site and quote the incident number. They can undo it.".to_owned(),
-        escape,
-    );
+    let help = help.map_or_else(|| "the people who run this site".to_owned(), escape);
+    let undo = match incident {
+        Some(_) => "Quote the incident number: they can undo this.",
+        None => "They can undo this.",
+    };
     page(
         "You have been logged out",
         &format!(
             "<p>Activity in your session did not look like yours, so the session was ended to protect your account. \
-             Nothing else about your account was changed.</p>{number}<p>{help}</p>\
+             Nothing else about your account was changed.</p>{number}\
+             <p>If this was you, contact {help}. {undo}</p>\
              <p><a class=\"button\" href=\"/\">Log in again</a></p>"
         ),
     )
