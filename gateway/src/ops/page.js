@@ -72,9 +72,12 @@ const el = (tag, attributes = {}, ...children) => {
     else if (name === 'left') element.style.left = value;
     else element.setAttribute(name, value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...children.filter((child) => child !== null && child !== undefined).map(readable));
   return element;
 };
+
+/** Text without marks that turn the direction of what follows or take no room: it reads as it is. */
+const readable = (child) => (typeof child === 'string' ? child.replace(/[\u200b-\u200f\u202a-\u202e\u2066-\u2069]/g, '\ufffd') : child);
 
 const time = (at, now) => el('time', {datetime: new Date(at).toISOString(), title: moment(at)}, ago(at, now));
 
@@ -83,7 +86,8 @@ const cell = (label, wide, ...children) =>
 
 const badge = (action, mode) => {
   const words = ACTION[action] || [action, `would ${action}`, ''];
-  if (mode === 'shadow') {
+  // To note is done in shadow too.
+  if (mode === 'shadow' && action !== 'log') {
     return el('span', {class: `badge would ${words[2] ? '' : 'slight'}`, title: 'Shadow: only noted, nothing was done'}, words[1]);
   }
   return el('span', {class: `badge ${words[2]}`}, words[0]);
@@ -360,7 +364,7 @@ const reason = (found) => {
     el('div', {class: 'range', 'aria-hidden': 'true'},
       el('i', {left: `${place(found.usual_low)}%`, width: `${Math.max(1, place(found.usual_high) - place(found.usual_low))}%`}),
       el('b', {class: usual ? 'usual' : '', left: `${place(found.value)}%`})),
-    el('p', {class: 'quiet'}, `Here ${figure(found.value)}${unit}; usual for people: ${figure(found.usual_low)} to ${figure(found.usual_high)}${unit}. `,
+    el('p', {class: 'quiet'}, found.text ? '' : `Here ${figure(found.value)}${unit}; usual for people: ${figure(found.usual_low)} to ${figure(found.usual_high)}${unit}. `,
       found.contribution >= 0 ? `Raised the score by ${figure(found.contribution * 100)} points.` : `Lowered the score by ${figure(-found.contribution * 100)} points.`));
 };
 
