@@ -3,7 +3,7 @@
 CARGO ?= cargo
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build demo test bench model fmt lint check-rust check-collector check-tidy check-licences check-deploy check-demo
+.PHONY: help setup build demo test bench model fmt lint check-rust check-collector check-tidy check-licences check-deploy check-demo check-e2e
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,7 +20,7 @@ demo: ## a shop, Gaitway before it, people and bots inside; Ctrl-C ends everythi
 	@$(CARGO) build --locked -p gaitway -p gaitway-demo
 	@exec target/debug/gaitway-demo $(DEMO)
 
-test: setup lint check-rust check-collector check-licences check-deploy ## everything a change must pass
+test: setup lint check-rust check-collector check-licences check-deploy check-e2e ## everything a change must pass
 
 bench: ## figures beside nginx doing the same work, on this machine: some minutes
 	@scripts/setup bench
@@ -70,3 +70,9 @@ check-deploy:
 check-demo:
 	$(CARGO) build --locked -p gaitway -p gaitway-demo
 	target/debug/gaitway-demo --seconds 60 --assert --plain
+
+# The whole loop in a real Chromium through the real binaries, with Redis and a mail server. Prints
+# where it left screenshots of what people are shown.
+check-e2e:
+	$(CARGO) build --locked -p gaitway -p gaitway-demo
+	cd e2e && npm ci --no-fund --no-audit && npm test
