@@ -109,7 +109,8 @@ impl Edge {
         }
     }
 
-    /// Checks a WebSocket handshake on `{prefix}/t`. `Err` carries the refusal.
+    /// Checks a WebSocket handshake on `{prefix}/t`. `Err` carries the refusal. A revoked caller's ticket
+    /// is ended by the proxy, which asks the board once more.
     pub fn open_socket(&self, request: &EdgeRequest<'_>) -> Result<Ticket, Box<Response<Bytes>>> {
         let refuse = |reason: &'static str, status: StatusCode| {
             counter!("gaitway_telemetry_refused_total", "reason" => reason).increment(1);
@@ -117,9 +118,6 @@ impl Edge {
         };
         if !is_same_origin(request.headers) {
             return refuse("origin", StatusCode::FORBIDDEN);
-        }
-        if request.revoked.is_some() {
-            return refuse("revoked", StatusCode::UNAUTHORIZED);
         }
         let Some(identity) = request.caller.known() else {
             return refuse("session", StatusCode::UNAUTHORIZED);
@@ -164,9 +162,8 @@ impl Edge {
             counter!("gaitway_telemetry_refused_total", "reason" => "privacy_signal").increment(1);
             return empty(StatusCode::NO_CONTENT);
         }
-        if request.revoked.is_some() {
-            return empty(StatusCode::NO_CONTENT);
-        }
+        // A revoked caller gets one too: its socket is only told where to go (`Ticket::end`), and a page
+        // that was on its way when its session ended does not stay.
         let Some(page) = PageToken::fresh(request.caller.identity().session, clock::now()) else {
             return empty(StatusCode::NO_CONTENT);
         };
@@ -230,7 +227,8 @@ impl Edge {
     /// The page in place of whatever a revoked person asked for.
     pub fn logout_page(&self, incident: &str, request: &EdgeRequest<'_>) -> Response<Bytes> {
         let mut response = html(StatusCode::FORBIDDEN, pages::logout(Some(incident), self.help.as_deref()));
-        clear_cookies(response.headers_mut(), request.cookies_to_clear, request.https);
+        let headers = response.headers_mut();
+        clear_cookies(headers, request.cookies_to_clear, request.https);
         response
     }
 

@@ -196,6 +196,8 @@ impl Ticket {
         let mut draining = self.sockets.draining.subscribe();
         loop {
             tokio::select! {
+                // In this order: nothing is read of a session that has ended.
+                biased;
                 () = self.handle.wake.notified() => return self.dismiss(socket).await,
                 () = drained(&mut draining) => {
                     return close(&mut socket, CloseCode::Away).await;

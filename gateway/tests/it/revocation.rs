@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::gateway::{DEADLINE, Gateway, eventually};
 use crate::servers::{Redis, Smtp};
 use futures_util::{SinkExt, StreamExt};
+use gaitway_models::sim::Visitor;
 use jsonwebtoken::{EncodingKey, Header};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
@@ -173,8 +174,6 @@ async fn a_revoked_session_ends_everywhere_at_once_and_a_pardon_brings_it_back()
     // The same token in the other door is the same token.
     let bearer = alice.http.get(gateway.url("/json")).bearer_auth(&alice.token).send().await.unwrap();
     assert_eq!(bearer.status(), StatusCode::UNAUTHORIZED);
-    let token = alice.http.post(gateway.url("/_gaitway/token")).header("cookie", alice.cookie());
-    assert_eq!(token.send().await.unwrap().status(), StatusCode::NO_CONTENT, "no telemetry any more");
     // Nobody else is touched, and the link in the message cannot log others out.
     let bob = Person::log_in("bob");
     assert!(!bob.is_refused(&gateway).await);
@@ -211,6 +210,14 @@ async fn a_page_that_connects_only_after_its_session_was_revoked_is_told_as_well
     let mut telemetry = alice.telemetry(&gateway).await;
     let told = tokio::time::timeout(DEADLINE, telemetry.next()).await.unwrap().unwrap().unwrap();
     assert!(told.to_text().unwrap().contains("\"go\""), "{told}");
+    // Nothing it sends is taken.
+    let _ = telemetry.send(Message::binary(Visitor::person(1).next_batch(2.0).encode())).await;
+    let left = tokio::time::timeout(DEADLINE, async { while let Some(Ok(_)) = telemetry.next().await {} });
+    left.await.expect("the socket is closed");
+    let metrics =
+        reqwest::get(format!("http://{}/metrics", gateway.ops)).await.unwrap().text().await.unwrap();
+    let taken = |line: &&str| line.starts_with("gaitway_telemetry_batches_total") && !line.ends_with(" 0");
+    assert_eq!(metrics.lines().find(taken), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
