@@ -39,9 +39,13 @@ describe('a session that is no person', { concurrency: true }, () => {
       assert.equal(farewell.status(), 403);
       const headers = await farewell.headersArray();
       const header = (name) => headers.filter((header) => header.name.toLowerCase() === name).map((header) => header.value);
-      assert.deepEqual(header('clear-site-data'), ['"cookies"']);
+      assert.deepEqual(header('clear-site-data'), ['"cookies", "cache"']);
       assert.ok(header('set-cookie').some((cookie) => /^session=;.*Max-Age=0/.test(cookie)), String(header('set-cookie')));
       assert.deepEqual((await bot.context.cookies()).map((cookie) => cookie.name).filter((name) => name === 'session'), []);
+
+      // The browser kept the catalogue for its back button; what was seen before the logout is gone with it.
+      await bot.page.goBack({ waitUntil: 'commit' });
+      await bot.page.getByRole('link', { name: 'Log in' }).waitFor();
 
       await refusedEverywhere([one, two], bot.token, incident.id);
       await until('its streams are cut', () => streams.every((stream) => stream.open === false));
@@ -236,8 +240,9 @@ const refusedEverywhere = async (gateways, token, incident) => {
     assert.equal(script.headers['content-type'], 'application/problem+json');
     const problem = JSON.parse(script.body);
     assert.equal(problem.status, 401);
+    assert.equal(page.headers['clear-site-data'], '"cookies", "cache"');
+    assert.equal(script.headers['clear-site-data'], '"cookies"');
     for (const { headers } of [page, script]) {
-      assert.equal(headers['clear-site-data'], '"cookies"');
       assert.ok(headers['set-cookie'].some((cookie) => /^session=;.*Max-Age=0/.test(cookie)));
       assert.equal(headers['cache-control'], 'no-store');
     }

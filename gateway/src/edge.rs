@@ -229,6 +229,9 @@ impl Edge {
         let mut response = html(StatusCode::FORBIDDEN, pages::logout(Some(incident), self.help.as_deref()));
         let headers = response.headers_mut();
         clear_cookies(headers, request.cookies_to_clear, request.https);
+        // Browsers keep whole pages for their back button; the next person at this one must not see them.
+        // Not for scripts, which may ask again and again.
+        headers.insert("clear-site-data", header::HeaderValue::from_static("\"cookies\", \"cache\""));
         response
     }
 

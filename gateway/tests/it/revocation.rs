@@ -161,7 +161,7 @@ async fn a_revoked_session_ends_everywhere_at_once_and_a_pardon_brings_it_back()
     // A page load gets the page, with cookies cleared; a script gets JSON.
     let page = alice.page(&gateway).await;
     assert_eq!(page.status(), StatusCode::FORBIDDEN);
-    assert_eq!(page.headers()["clear-site-data"], "\"cookies\"");
+    assert_eq!(page.headers()["clear-site-data"], "\"cookies\", \"cache\"");
     let cookies: Vec<_> = page.headers().get_all("set-cookie").iter().map(|v| v.to_str().unwrap()).collect();
     assert!(cookies.iter().any(|cookie| cookie.starts_with("session=;")), "{cookies:?}");
     assert!(page.text().await.unwrap().contains(incident));
