@@ -85,7 +85,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         },
     );
     let routes = Arc::new(ArcSwap::new(policies));
-    let connections = Connections::new(&config.limits);
+    let connections = Connections::new(&config);
     let edge = Arc::new(Edge::new(&config, secret, shards.clone(), standings.clone()));
     let sockets = edge.sockets.clone();
     let gateway = Gateway::new(
@@ -215,8 +215,12 @@ async fn keep_reloading_policies(
     ops: Arc<OpsState>,
     mut in_force: InForce,
 ) {
-    let Some(file) = file else { return };
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let Some(file) = file else {
+        // The shipped policy cannot change; a hang-up must still not end the process.
+        while hangup.recv().await.is_some() {}
+        return;
+    };
     let changed_at = |file: &Path| std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
     let mut seen = changed_at(&file);
     gauge!("gaitway_policy_last_reload_successful").set(1.0);
@@ -268,9 +272,9 @@ async fn end_revoked(
                 sockets.end(|identity| hit(identity).then(|| revocation.incident.clone()));
                 let cut = connections.cut(hit);
                 counter!("gaitway_connections_cut_total").increment(cut as u64);
-                tell_shard(&shards, &revocation.scope, true, revocation.until);
+                tell_shard(&shards, &revocation.scope, true, revocation.until).await;
             }
-            Ok(Change::Pardoned { scope, until }) => tell_shard(&shards, &scope, false, until),
+            Ok(Change::Pardoned { scope, until }) => tell_shard(&shards, &scope, false, until).await,
             Err(broadcast::error::RecvError::Lagged(_)) => {
                 // Some changes were missed: ask the board about everybody who is connected.
                 let refusal = |identity: &Identity| revocations.check(identity, clock::now());
@@ -293,8 +297,9 @@ fn reaches(scope: &Scope, identity: &Identity) -> bool {
     }
 }
 
-fn tell_shard(shards: &Shards, scope: &Scope, revoked: bool, until: Timestamp) {
+/// Waits for a full shard: a pardon that got lost would keep somebody out.
+async fn tell_shard(shards: &Shards, scope: &Scope, revoked: bool, until: Timestamp) {
     if let Scope::Session(session) = *scope {
-        shards.offer(&session, Input::Peer { session, revoked, until });
+        shards.tell(&session, Input::Peer { session, revoked, until }).await;
     }
 }

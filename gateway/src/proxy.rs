@@ -15,7 +15,7 @@ pub mod upstream;
 use crate::clock;
 use crate::config::Config;
 use crate::edge::{self, Edge, EdgeRequest};
-use crate::revocation::Revocations;
+use crate::revocation::{Refusal, Revocations};
 use crate::shards::Shards;
 use crate::standing::{Standings, Verdict};
 use arc_swap::ArcSwap;
@@ -43,6 +43,10 @@ use tokio::io::AsyncWriteExt;
 use tracing::info;
 use upstream::Upstream;
 
+/// A refused request's body up to this size is read to its end, so that the answer arrives.
+const DRAIN_BYTES_MAX: u64 = 32 * 1024;
+/// How long that may take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Characters of a path written to the access log at most.
 const LOG_PATH_CHARS_MAX: usize = 200;
 
@@ -63,6 +67,8 @@ pub struct Gateway {
     preserve_host: bool,
     request_body_bytes_max: u64,
     request_header_bytes_max: usize,
+    /// How long an HTTP/2 stream may stand still.
+    body_idle: Duration,
     access_log: bool,
     meters: Meters,
 }
@@ -79,8 +85,12 @@ pub struct Visit {
     started: Instant,
     connection: Option<Arc<Connection>>,
     visitor: Option<Visitor>,
-    /// The session, if the caller presented one; its request is under way.
+    /// The session, if the caller presented one.
     identity: Option<Arc<Identity>>,
+    /// Everybody the request claims to be: the session and further verified identities.
+    identities: Vec<Arc<Identity>>,
+    /// Number of this request on its connection, while it is under way.
+    entered: Option<u64>,
     navigation: bool,
     upgrade: bool,
     /// Name of the policy route; empty for the default one.
@@ -122,6 +132,7 @@ impl Gateway {
             preserve_host: config.proxy.preserve_host,
             request_body_bytes_max: config.limits.request_body_bytes_max,
             request_header_bytes_max: config.limits.request_header_bytes_max as usize,
+            body_idle: Duration::from_millis(config.limits.body_idle_timeout_ms),
             access_log: config.log.access,
             meters: Meters::new(),
         }
@@ -137,11 +148,20 @@ impl Gateway {
         let Some(connection) = visit.connection.clone() else {
             return Error::e_explain(ErrorType::InternalError, "a session without a connection");
         };
-        // The connection's own clocks rule; pingora's would end idle WebSockets after a minute.
-        session.as_downstream_mut().set_read_timeout(None);
-        session.as_downstream_mut().set_write_timeout(None);
+        if session.is_http2() {
+            connection.set_phase(Phase::Multiplexed);
+            // One stream that nobody reads must not hold its task for ever.
+            session.as_downstream_mut().set_write_timeout(Some(self.body_idle));
+            name_host(session.req_header_mut())?;
+        } else {
+            // The connection's own clocks rule; pingora's would end idle WebSockets after a minute.
+            session.as_downstream_mut().set_read_timeout(None);
+            session.as_downstream_mut().set_write_timeout(None);
+        }
         let request = session.req_header();
-        visit.upgrade = session.is_upgrade_req();
+        let upgrade = request.headers.get(header::UPGRADE).map(|value| value.as_bytes());
+        visit.upgrade =
+            session.is_upgrade_req() && upgrade.is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"));
         visit.navigation = is_navigation(request);
         let visitor = Visitor::of(connection.peer, connection.tls, &self.trusted_proxies, request);
         let https = visitor.https;
@@ -157,7 +177,7 @@ impl Gateway {
         let refusal = caller
             .known()
             .into_iter()
-            .chain(&identified.others)
+            .chain(identified.others.iter())
             .find_map(|identity| self.revocations.check(identity, now));
         if self.edge.endpoint(request.uri.path()).is_some() {
             connection.set_phase(Phase::Body);
@@ -165,6 +185,13 @@ impl Gateway {
             return self.serve_own(session, visit, &caller, https, revoked).await;
         }
         connection.set_phase(Phase::Body);
+        visit.identity = caller.known().cloned();
+        visit.identities.extend(caller.known().cloned());
+        visit.identities.extend(identified.others);
+        // From here on a revocation reaches this request, whatever it is waiting for.
+        visit.entered = Some(connection.enter(visit.identities.clone()));
+        // Asked again now that a cut would find the request, so that none falls between.
+        let refusal = refusal.or_else(|| self.refusal(&visit.identities));
         if self.take_route(session.req_header(), visit) == Outage::Deny
             && !self.revocations.health().connected
         {
@@ -175,11 +202,6 @@ impl Gateway {
             (None, Some(identity)) => self.standings.verdict(&identity.session, now),
             (None, None) => return Ok(false),
         };
-        if let Some(identity) = caller.known() {
-            // From here on a revocation reaches this request, whatever it is waiting for.
-            connection.enter(identity.clone());
-            visit.identity = Some(identity.clone());
-        }
         match verdict {
             Verdict::Allow => Ok(false),
             Verdict::Tag(value) => {
@@ -256,7 +278,10 @@ impl Gateway {
             _ => "challenge",
         };
         counter!("gaitway_requests_refused_total", "outcome" => outcome).increment(1);
-        if !session.as_downstream_mut().is_body_empty() {
+        if length_of(&session.req_header().headers).is_some_and(|length| length <= DRAIN_BYTES_MAX) {
+            // A body still on its way would reset the connection and the answer with it.
+            session.as_downstream_mut().set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        } else if !session.as_downstream_mut().is_body_empty() {
             session.set_keepalive(None);
         }
         write_response(session, response).await?;
@@ -273,7 +298,7 @@ impl Gateway {
         revoked: Option<String>,
     ) -> Result<bool> {
         visit.own = true;
-        let body = match read_body(session).await? {
+        let body = match read_body(session, self.body_idle).await? {
             Some(body) => body,
             None => return self.refuse_malformed(session, visit, 413).await,
         };
@@ -354,12 +379,15 @@ impl Gateway {
 
     /// Not one more byte of a revoked session, whichever connection it shares.
     fn check_still_welcome(&self, visit: &Visit) -> Result<()> {
-        match &visit.identity {
-            Some(identity) if self.revocations.check(identity, clock::now()).is_some() => {
-                Error::e_explain(ErrorType::ConnectionClosed, "the session was revoked")
-            }
-            _ => Ok(()),
+        match self.refusal(&visit.identities) {
+            Some(_) => Error::e_explain(ErrorType::ConnectionClosed, "the session was revoked"),
+            None => Ok(()),
         }
+    }
+
+    fn refusal(&self, identities: &[Arc<Identity>]) -> Option<Refusal> {
+        let now = identities.first().map(|_| clock::now())?;
+        identities.iter().find_map(|identity| self.revocations.check(identity, now))
     }
 
     fn report(&self, session: &Session, error: Option<&Error>, visit: &Visit) {
@@ -403,6 +431,8 @@ impl ProxyHttp for Gateway {
             connection: None,
             visitor: None,
             identity: None,
+            identities: Vec::new(),
+            entered: None,
             navigation: false,
             upgrade: false,
             route: String::new(),
@@ -557,8 +587,8 @@ impl ProxyHttp for Gateway {
         self.report(session, error, visit);
         let identity = visit.identity.take();
         if let Some(connection) = &visit.connection {
-            if let Some(identity) = &identity {
-                connection.leave(identity.session);
+            if let Some(number) = visit.entered.take() {
+                connection.leave(number);
             }
             // A socket that was taken over keeps its own phase.
             if !(visit.own && connection.phase() == Phase::Tunnel) {
@@ -662,6 +692,16 @@ fn is_navigation(request: &RequestHeader) -> bool {
     text("accept").is_some_and(|accept| accept.contains("text/html"))
 }
 
+/// HTTP/2 names the host in `:authority`; everything after this reads `Host`.
+fn name_host(request: &mut RequestHeader) -> Result<()> {
+    if !request.headers.contains_key(header::HOST)
+        && let Some(authority) = request.uri.authority().map(|authority| authority.as_str().to_owned())
+    {
+        request.insert_header(header::HOST, authority)?;
+    }
+    Ok(())
+}
+
 /// `host:8000` and `[::1]:8000` without the port.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
@@ -679,12 +719,19 @@ fn length_of(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// The body of a request to an own endpoint; `None` if it is larger than any of them reads.
-async fn read_body(session: &mut Session) -> Result<Option<Bytes>> {
+async fn read_body(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
     if matches!(session.req_header().method, Method::GET | Method::HEAD) {
         return Ok(Some(Bytes::new()));
     }
     let mut body = BytesMut::new();
-    while let Some(chunk) = session.read_request_body().await? {
+    loop {
+        let Ok(chunk) = tokio::time::timeout(patience, session.read_request_body()).await else {
+            return Error::e_explain(
+                ErrorType::ReadTimedout,
+                "the body of an own endpoint's request stopped",
+            );
+        };
+        let Some(chunk) = chunk? else { break };
         if body.len() + chunk.len() > edge::BODY_BYTES_MAX {
             return Ok(None);
         }

@@ -90,6 +90,12 @@ impl Shards {
         taken
     }
 
+    /// Hands an input over that must not be shed; waits while the shard is full.
+    pub async fn tell(&self, session: &SessionId, input: Input) {
+        // A closed shard means the gateway is shutting down.
+        let _ = self.shard(session).send(Message::Input(input)).await;
+    }
+
     /// Live sessions of all shards, most recently seen first.
     pub async fn sessions(&self, limit: usize) -> Vec<SessionSummary> {
         let mut all = Vec::new();

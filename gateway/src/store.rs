@@ -184,5 +184,9 @@ pub fn scopes_of(incident: &Incident) -> Vec<Scope> {
 
 /// A revocation never ends before the token does, or the token would come back to life.
 fn in_force_until(incident: &Incident) -> Timestamp {
+    if incident.action == Action::Deny {
+        // A measure for a while, not the end of the login.
+        return incident.until;
+    }
     incident.identity.expires_at.map_or(incident.until, |expires| expires.max(incident.until))
 }

@@ -527,6 +527,11 @@ impl Engine {
         if !revoked {
             self.pardon(effects, now, session, until);
         } else if !tracked.is_pardoned(now) && !tracked.revoked && until > now {
+            let stands_already = matches!(tracked.standing, Standing::Deny { .. });
+            if stands_already && until <= tracked.standing_until {
+                // The board echoes a denial made here: a measure for a while, which ends by itself.
+                return;
+            }
             tracked.revoked = true;
             // Keep the number the person may already have been shown.
             let incident = match &tracked.standing {

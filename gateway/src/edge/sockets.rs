@@ -22,6 +22,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 
 /// Bytes read from a socket at once. Idle sockets keep this much, busy ones rarely need more.
 const READ_BUFFER_BYTES: usize = 1024;
+/// Answers waiting for a peer that does not read; one that pings on without reading is dropped.
+const WRITE_BUFFER_BYTES_MAX: usize = 4 * 1024;
 /// A frame rate is judged over this long, so that a burst after a stall passes.
 const RATE_WINDOW_SECONDS: f64 = 10.0;
 /// Frame budgets kept at most; past it the ones of idle sessions are dropped.
@@ -190,6 +192,7 @@ impl Ticket {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
+            .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
             .max_message_size(Some(BATCH_BYTES_MAX))
             .max_frame_size(Some(BATCH_BYTES_MAX));
         let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
@@ -213,8 +216,13 @@ impl Ticket {
                         counter!("gaitway_telemetry_rejected_total", "reason" => "text").increment(1);
                         return close(&mut socket, CloseCode::Unsupported).await;
                     }
-                    // Pings are answered by the library as it is polled.
-                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                    // Pings are answered by the library as it is polled; they count as frames.
+                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+                        if !self.sockets.allow_frame(self.handle.identity.session, clock::now()) {
+                            counter!("gaitway_telemetry_rejected_total", "reason" => "rate").increment(1);
+                            return close(&mut socket, CloseCode::Policy).await;
+                        }
+                    }
                     Some(Err(error)) => {
                         if matches!(error, tokio_tungstenite::tungstenite::Error::Capacity(_)) {
                             counter!("gaitway_telemetry_rejected_total", "reason" => "size").increment(1);

@@ -18,6 +18,7 @@ use jwks::{Jwks, Keys, Timing};
 use keys::KeySet;
 use quick_cache::sync::Cache;
 use siphasher::sip128::{Hasher128, SipHasher24};
+use std::borrow::Cow;
 use std::hash::Hasher;
 use std::io;
 use std::path::PathBuf;
@@ -212,6 +213,7 @@ impl Identifier {
         if token.is_empty() || token.len() > jwt.rules.token_bytes_max {
             return None;
         }
+        let token = &*percent_decoded(token);
         let key = self.fingerprints.of(Kind::Token, token.as_bytes());
         let keys = jwt.keys.current();
         if let Some(known) = self.verified.get(&key)
@@ -247,6 +249,7 @@ impl Identifier {
         if value.is_empty() || value.len() > APP_COOKIE_BYTES_MAX {
             return None;
         }
+        let value = &*percent_decoded(value);
         let key = self.fingerprints.of(Kind::AppCookie, value.as_bytes());
         if let Some(known) = self.verified.get(&key) {
             return Some(known);
@@ -495,6 +498,31 @@ impl Fingerprints {
         hasher.write(presented);
         CacheKey { kind, fingerprint: hasher.finish128().as_u128() }
     }
+}
+
+/// A value as most app servers read it: with `%XX` undone. Otherwise the same session, spelt another
+/// way, would be another session here and the same one there.
+fn percent_decoded(value: &str) -> Cow<'_, str> {
+    if !value.contains('%') {
+        return Cow::Borrowed(value);
+    }
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let mut decoded = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = match (byte, digit(tail.first()), digit(tail.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high * 16 + low) as u8);
+                &tail[2..]
+            }
+            _ => {
+                decoded.push(byte);
+                tail
+            }
+        };
+    }
+    // What is no text afterwards is left as it came, as apps do.
+    String::from_utf8(decoded).map_or(Cow::Borrowed(value), Cow::Owned)
 }
 
 /// Values of a cookie in the order sent. HTTP/2 may split the header into several.

@@ -4,7 +4,8 @@
 //! Owns the registry of open connections. Must not know: HTTP.
 
 use futures_util::task::AtomicWaker;
-use gaitway_policies::{Identity, SessionId};
+use gaitway_policies::Identity;
+use ipnet::IpNet;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{
@@ -33,8 +34,6 @@ const WRITE_KEEP_BYTES: usize = 1024;
 const BODY_RATE_GRACE: Duration = Duration::from_secs(10);
 /// A first read may bring body bytes along with the header; pingora reads 4 KiB at a time.
 const HEADER_SLACK_BYTES: usize = 16 * 1024;
-/// Requests remembered for one HTTP/2 connection at most; beyond, it is cut only by the per-chunk check.
-const ACTIVE_MAX: usize = 128;
 
 /// The timeouts of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +61,8 @@ pub enum Phase {
     Response = 3,
     /// A WebSocket or other upgraded stream.
     Tunnel = 4,
-    /// HTTP/2: requests come and go; pingora's idle timeout rules.
+    /// HTTP/2: requests come and go. Only a connection with no byte at all is idle; streams have clocks
+    /// of their own.
     Multiplexed = 5,
 }
 
@@ -90,8 +90,14 @@ pub struct Connection {
     /// Milliseconds since `born` of the last byte in either direction.
     last_byte_ms: AtomicU64,
     born: Instant,
-    /// Whose requests are under way. One at most on HTTP/1.
-    active: Mutex<Vec<Arc<Identity>>>,
+    /// Requests under way. One at most on HTTP/1.
+    active: Mutex<Vec<Active>>,
+}
+
+/// One request under way: its number on the connection, and everybody it claims to be.
+struct Active {
+    number: u64,
+    identities: Vec<Arc<Identity>>,
 }
 
 impl Connection {
@@ -122,26 +128,23 @@ impl Connection {
     pub fn set_phase(&self, phase: Phase) {
         if self.phase() != Phase::Multiplexed {
             self.phase.store(phase as u8, Ordering::Relaxed);
-            if phase == Phase::Tunnel {
+            if matches!(phase, Phase::Tunnel | Phase::Multiplexed) {
                 self.touch();
             }
         }
     }
 
-    /// A request of `identity` begins here.
-    pub fn enter(&self, identity: Arc<Identity>) {
+    /// A request begins here, of everybody in `identities`; nobody for a stranger. Returns its number.
+    pub fn enter(&self, identities: Vec<Arc<Identity>>) -> u64 {
         let mut active = lock(&self.active);
-        if active.len() < ACTIVE_MAX {
-            active.push(identity);
-        }
+        let number = active.last().map_or(0, |last| last.number + 1);
+        active.push(Active { number, identities });
+        number
     }
 
-    /// A request of `session` ended.
-    pub fn leave(&self, session: SessionId) {
-        let mut active = lock(&self.active);
-        if let Some(at) = active.iter().position(|other| other.session == session) {
-            active.swap_remove(at);
-        }
+    /// The request with this number ended.
+    pub fn leave(&self, number: u64) {
+        lock(&self.active).retain(|request| request.number != number);
     }
 
     /// From now on not one more byte passes in either direction; whoever waits is woken.
@@ -157,7 +160,8 @@ impl Connection {
 
     fn carries_only(&self, ends: &impl Fn(&Identity) -> bool) -> bool {
         let active = lock(&self.active);
-        !active.is_empty() && active.iter().all(|identity| ends(identity))
+        let is_ended = |request: &Active| request.identities.iter().any(|identity| ends(identity));
+        !active.is_empty() && active.iter().all(is_ended)
     }
 
     fn touch(&self) {
@@ -178,6 +182,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Connections {
     connections_max: u32,
     per_address_max: u32,
+    /// A proxy we trust carries many visitors on one address.
+    trusted_proxies: Vec<IpNet>,
     open: AtomicU32,
     next_id: AtomicU64,
     registry: Mutex<Registry>,
@@ -197,10 +203,11 @@ pub struct Place {
 }
 
 impl Connections {
-    pub fn new(limits: &crate::config::Limits) -> Arc<Connections> {
+    pub fn new(config: &crate::config::Config) -> Arc<Connections> {
         Arc::new(Connections {
-            connections_max: limits.connections_max,
-            per_address_max: limits.connections_per_address_max,
+            connections_max: config.limits.connections_max,
+            per_address_max: config.limits.connections_per_address_max,
+            trusted_proxies: config.proxy.trusted_proxies.clone(),
             open: AtomicU32::new(0),
             next_id: AtomicU64::new(0),
             registry: Mutex::default(),
@@ -209,13 +216,15 @@ impl Connections {
 
     /// Registers a connection, or says which limit it would break.
     pub fn admit(self: &Arc<Self>, connection: &Arc<Connection>) -> Result<Place, &'static str> {
-        let address = network_of(connection.peer.ip());
+        let peer = connection.peer.ip().to_canonical();
+        let shared = self.trusted_proxies.iter().any(|net| net.contains(&peer));
+        let address = network_of(peer);
         let mut registry = lock(&self.registry);
         if registry.connections.len() >= self.connections_max as usize {
             return Err("connections_max");
         }
         let count = registry.per_address.entry(address).or_insert(0);
-        if *count >= self.per_address_max {
+        if *count >= self.per_address_max && !shared {
             return Err("connections_per_address_max");
         }
         *count += 1;
@@ -369,8 +378,8 @@ impl Guarded {
             ready!(clock.as_mut().poll(cx));
             let deadline = self.read_deadline.map_or(deadline, |(_, deadline)| deadline);
             let mut left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() && phase == Phase::Tunnel {
-                // Bytes in the other direction keep a tunnel alive too.
+            if left.is_zero() && matches!(phase, Phase::Tunnel | Phase::Multiplexed) {
+                // Bytes in the other direction count too.
                 left = self.clocks.tunnel_idle.saturating_sub(self.connection.quiet_for());
             }
             if left.is_zero() {
@@ -387,8 +396,8 @@ impl Guarded {
             Phase::Idle => Some(self.clocks.idle),
             Phase::Header => Some(self.clocks.header_read),
             Phase::Body => Some(self.clocks.body_idle),
-            Phase::Tunnel => Some(self.clocks.tunnel_idle),
-            Phase::Response | Phase::Multiplexed => None,
+            Phase::Tunnel | Phase::Multiplexed => Some(self.clocks.tunnel_idle),
+            Phase::Response => None,
         }
     }
 
@@ -419,13 +428,29 @@ impl Guarded {
                     return Err(timed_out());
                 }
             }
-            Phase::Tunnel => {
+            Phase::Tunnel | Phase::Multiplexed => {
                 self.read_deadline = None;
                 self.connection.touch();
             }
-            Phase::Response | Phase::Multiplexed => {}
+            Phase::Response => {}
         }
         Ok(())
+    }
+
+    /// Passes `result` on; while it is pending, the peer's time to take bytes runs.
+    fn poll_write_clock<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.write_clock = None;
+            return result;
+        }
+        let limit = self.clocks.body_idle;
+        let clock = self.write_clock.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(clock.as_mut().poll(cx));
+        Poll::Ready(Err(timed_out()))
     }
 
     /// Writes out the buffer, then `tail`. Returns how many bytes of `tail` went out.
@@ -441,19 +466,11 @@ impl Guarded {
                 Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
                 Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, slices),
             };
-            let Poll::Ready(count) = result else {
-                let clock = self
-                    .write_clock
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.clocks.body_idle)));
-                ready!(clock.as_mut().poll(cx));
-                return Poll::Ready(Err(timed_out()));
-            };
-            let count = count?;
+            let count = ready!(self.poll_write_clock(cx, result))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.write_clock = None;
-            if self.connection.phase() == Phase::Tunnel {
+            if matches!(self.connection.phase(), Phase::Tunnel | Phase::Multiplexed) {
                 self.connection.touch();
             }
             let from_buffer = count.min(self.write_buffer.len() - self.written);
@@ -543,21 +560,25 @@ impl AsyncWrite for Guarded {
             return Poll::Ready(Err(was_cut()));
         }
         ready!(this.poll_drain(cx, &[]))?;
-        match &mut this.transport {
+        let result = match &mut this.transport {
             Transport::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
-        }
+        };
+        this.poll_write_clock(cx, result)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.connection.is_cut() {
-            ready!(this.poll_drain(cx, &[]))?;
+        if this.connection.is_cut() {
+            // Without the TLS goodbye: what a session layer still holds must not go out.
+            return Poll::Ready(Ok(()));
         }
-        match &mut this.transport {
+        ready!(this.poll_drain(cx, &[]))?;
+        let result = match &mut this.transport {
             Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
-        }
+        };
+        this.poll_write_clock(cx, result)
     }
 }
 

@@ -4,6 +4,20 @@ use crate::app::App;
 use crate::gateway::{Gateway, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hang_up_does_not_end_a_gateway_without_a_policy_file() {
+    let app = App::start().await;
+    let mut gateway = Gateway::start(&app.url(), "");
+    // Answered once the handler is in place.
+    assert_eq!(reqwest::get(gateway.url("/json")).await.unwrap().status(), 200);
+    gateway.signal("HUP");
+    for _ in 0..20 {
+        assert_eq!(reqwest::get(gateway.url("/json")).await.unwrap().status(), 200);
+    }
+    gateway.signal("TERM");
+    assert!(gateway.wait(), "a clean exit, by the signal that asks for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_policy_is_taken_up_and_a_bad_one_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("policy.yaml");

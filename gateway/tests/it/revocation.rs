@@ -174,6 +174,10 @@ async fn a_revoked_session_ends_everywhere_at_once_and_a_pardon_brings_it_back()
     // The same token in the other door is the same token.
     let bearer = alice.http.get(gateway.url("/json")).bearer_auth(&alice.token).send().await.unwrap();
     assert_eq!(bearer.status(), StatusCode::UNAUTHORIZED);
+    // Nor does another spelling of the cookie help, which many apps would undo.
+    let spelt = format!("session=%{:02x}{}", alice.token.as_bytes()[0], &alice.token[1..]);
+    let spelt = alice.http.get(gateway.url("/json")).header("cookie", spelt).send().await.unwrap();
+    assert_eq!(spelt.status(), StatusCode::UNAUTHORIZED);
     // Nobody else is touched, and the link in the message cannot log others out.
     let bob = Person::log_in("bob");
     assert!(!bob.is_refused(&gateway).await);

@@ -2,6 +2,7 @@
 
 use crate::app::{App, PAGE};
 use crate::gateway::{Gateway, eventually};
+use futures_util::StreamExt;
 use std::path::Path;
 
 struct Authority {
@@ -64,6 +65,39 @@ async fn http2_over_tls_serves_pages_and_a_new_certificate_is_taken_up() {
     eventually("the new certificate is served", async || client(&second).get(&url).send().await.is_ok())
         .await;
     assert!(client(&first).get(&url).send().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_one_http2_connection_do_not_disturb_each_other() {
+    let app = App::start().await;
+    let short = "proxy:\n  h2c: true\nlimits:\n  header_read_timeout_ms: 300\n  idle_timeout_ms: 300\n  body_idle_timeout_ms: 2000\n";
+    let gateway = Gateway::start(&app.url(), short);
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let mut events = client.get(gateway.url("/events")).send().await.unwrap().bytes_stream();
+    let mut received = String::new();
+    let mut others = 0;
+    // Two seconds of events: far longer than the clocks that run between HTTP/1 requests.
+    while !received.contains("data: 40\n\n") {
+        received.push_str(std::str::from_utf8(&events.next().await.unwrap().unwrap()).unwrap());
+        others += u32::from(client.get(gateway.url("/json")).send().await.unwrap().status() == 200);
+    }
+    assert!(others >= 5, "{others}");
+    let upload = client.post(gateway.url("/upload")).body(vec![1u8; 5_000_000]).send();
+    let (upload, other) = tokio::join!(upload, client.get(gateway.url("/json")).send());
+    assert_eq!(upload.unwrap().text().await.unwrap(), "5000000");
+    assert_eq!(other.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_loaded_over_http2_may_open_the_telemetry_doors() {
+    let app = App::start().await;
+    let gateway = Gateway::start(&app.url(), "proxy:\n  h2c: true\n");
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let ask = async |origin: String| {
+        client.post(gateway.url("/_gaitway/token")).header("origin", origin).send().await.unwrap().status()
+    };
+    assert_eq!(ask(format!("http://{}", gateway.address)).await, 200);
+    assert_eq!(ask("http://evil.example".into()).await, 403);
 }
 
 #[tokio::test(flavor = "multi_thread")]
