@@ -210,7 +210,8 @@ fn plot(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
     svg
 }
 
-fn escape(text: &str) -> String {
+/// Text from outside as HTML text or as a quoted attribute's value.
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -7,6 +7,7 @@ use gaitway_models::detector::Reason;
 use gaitway_models::{Modality, Timestamp};
 use gaitway_policies::Incident;
 use gaitway_policies::engine::{Action, Mode};
+use gaitway_policies::report::escape;
 use std::fmt::Write;
 
 /// What a reader gets to see.
@@ -277,21 +278,6 @@ fn line(text: &str, chars_max: usize) -> String {
     let mut cut: String = text.chars().take(chars_max.saturating_sub(1)).collect();
     cut.push('…');
     cut
-}
-
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

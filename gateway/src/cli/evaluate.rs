@@ -6,6 +6,7 @@
 use super::{dataset, train::show_progress};
 use anyhow::Context;
 use gaitway_models::evaluate::{Figure, Group, Report, Section, WindowMetrics, evaluate_bot};
+use gaitway_policies::report::escape;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -240,10 +241,6 @@ fn roc(section: &Section) -> String {
          stroke-dasharray='2' fill='none'/><polyline points='{}' fill='none' stroke='#2563eb' stroke-width='1.2'/></svg>",
         points.join(" ")
     )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]
