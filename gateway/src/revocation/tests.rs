@@ -77,10 +77,6 @@ impl Redis {
         }
     }
 
-    pub(super) fn is_running(&self) -> bool {
-        self.child.is_some()
-    }
-
     fn signal(&self, signal: &str) {
         let id = self.child.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
