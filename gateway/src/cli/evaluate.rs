@@ -164,7 +164,7 @@ fn tables(report: &Report) -> Vec<(String, Vec<String>, Table)> {
 fn markdown(report: &Report) -> String {
     let mut text = format!(
         "# Model {}, task {}\n\nWritten by `gaitway evaluate`; seed {}. Figures with 95 % intervals. A window is called a bot \
-         above even odds, a session at {:.2} nats; both were fixed before.\n",
+         above even odds, a session at {:.2} nats: a floor in the code, which these people's own sessions could have raised and the calibration has seen; only people the model never learnt from are independent.\n",
         report.model, report.task, report.seed, report.threshold_nats
     );
     for (title, notes, table) in tables(report) {
@@ -199,7 +199,7 @@ fn html(report: &Report) -> String {
     let _ = write!(
         text,
         "<h1>Model {}</h1><p>Task {}, seed {}. Figures with 95&nbsp;% intervals. A window is called a bot above even odds, \
-         a session at {:.2} nats; both were fixed before.</p><ul>",
+         a session at {:.2} nats: a floor in the code, which these people's own sessions could have raised and the calibration has seen; only people the model never learnt from are independent.</p><ul>",
         escape(&report.model),
         report.task,
         report.seed,
