@@ -1,0 +1,201 @@
+//! The report of the task "bot".
+//!
+//! Must not know: how figures are measured, how a page becomes HTML.
+
+use super::super::{dataset, train::show_progress};
+use super::{EvaluateArgs, Page, figure, read_model, write_report};
+use gaitway_models::evaluate::Figure;
+use gaitway_models::evaluate::bot::{Group, Report, Section, WindowMetrics, evaluate};
+
+pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
+    let model = read_model(args)?;
+    let recordings = dataset::read(&args.data, args.sources.as_deref())?;
+    let report = evaluate(&model, &recordings, &mut show_progress)?;
+    write_report(args, &report, &page(&report))
+}
+
+fn page(report: &Report) -> Page {
+    let mut page = Page {
+        title: format!("Model {}, task {}", report.model, report.task),
+        introduction: format!(
+            "Written by `gaitway evaluate`; seed {}. Figures with 95 % intervals. A window is called a bot above \
+             even odds, a session at {:.2} nats: a floor in the code, which these people's own sessions could have \
+             raised and the calibration has seen; only people the model never learnt from are independent.",
+            report.seed, report.threshold_nats
+        ),
+        warnings: report.warnings.clone(),
+        ..Page::default()
+    };
+    for section in &report.sections {
+        page.heading(&section.name);
+        page.svg(roc(section));
+        let sessions = &section.sessions;
+        let logouts = &sessions.false_logouts_per_1000_hours;
+        page.text(format!(
+            "Sessions at the threshold of {:.2} nats: {} of {} people ({:.1} h of active input), {} of {} bots.",
+            report.threshold_nats,
+            sessions.people_reached,
+            sessions.people,
+            sessions.people_hours,
+            sessions.bots_reached,
+            sessions.bots
+        ));
+        page.text(format!(
+            "False alarms in 1,000 active human hours: {:.1} (95 %: {:.1} to {:.1}).",
+            logouts.value, logouts.low, logouts.high
+        ));
+        let spans = section.windows.iter().map(|metrics| metrics.span);
+        page.table(&std::iter::once("windows").chain(spans).collect::<Vec<_>>(), window_rows(section));
+        page.table(&GROUP_HEAD, section.groups.iter().map(group_row).collect());
+    }
+    if !report.shift.is_empty() {
+        page.heading("People of a source never learnt from");
+        page.text(
+            "Each source's people, judged by the same recipe after learning from all other sources only: \
+             what to expect of people on a site never seen.",
+        );
+        page.table(&GROUP_HEAD, report.shift.iter().map(|shift| group_row(&shift.group)).collect());
+    }
+    if let Some(recorder) = &report.recorder {
+        page.heading("Recorder leak");
+        let rows = vec![vec![figure(&recorder.human_vs_replayed_human_auc), recorder.note.clone()]];
+        page.table(&["human-vs-replayed-human AUC", "what it is"], rows);
+    }
+    page
+}
+
+/// Which windows, and a row for each figure.
+fn window_rows(section: &Section) -> Vec<Vec<String>> {
+    type Row = (&'static str, fn(&WindowMetrics) -> &Figure);
+    const FIGURES: [Row; 10] = [
+        ("accuracy", |m| &m.accuracy),
+        ("balanced accuracy", |m| &m.balanced_accuracy),
+        ("precision", |m| &m.precision),
+        ("recall", |m| &m.recall),
+        ("F1", |m| &m.f1),
+        ("FAR (bots taken for people)", |m| &m.far),
+        ("FRR (people taken for bots)", |m| &m.frr),
+        ("AUC", |m| &m.auc),
+        ("EER", |m| &m.eer),
+        ("Brier", |m| &m.brier),
+    ];
+    let count = |label: &str, of: fn(&WindowMetrics) -> usize| -> Vec<String> {
+        std::iter::once(label.to_string()).chain(section.windows.iter().map(|m| of(m).to_string())).collect()
+    };
+    let mut rows = vec![count("windows of people", |m| m.people), count("windows of bots", |m| m.bots)];
+    let ece: Row = ("ECE", |m| &m.ece);
+    for (name, of) in FIGURES.into_iter().chain([ece]) {
+        rows.push(
+            std::iter::once(name.to_string()).chain(section.windows.iter().map(|m| figure(of(m)))).collect(),
+        );
+    }
+    rows
+}
+
+fn group_row(group: &Group) -> Vec<String> {
+    vec![
+        group.source.clone(),
+        group.family.clone().unwrap_or_else(|| "people".into()),
+        group.sessions.to_string(),
+        format!("{} of {}", group.judged, group.windows),
+        figure(&group.called_bot),
+        group.reached.to_string(),
+        group.windows_to_reach.map_or("–".into(), |windows| windows.to_string()),
+    ]
+}
+
+const GROUP_HEAD: [&str; 7] = [
+    "source",
+    "who",
+    "sessions",
+    "windows judged",
+    "called bot",
+    "reached the threshold",
+    "windows until then",
+];
+
+/// The ROC curve: false alarms to the right, detections up.
+fn roc(section: &Section) -> String {
+    let point = |&(x, y): &(f64, f64)| format!("{:.2},{:.2}", 100.0 * x, 100.0 * (1.0 - y));
+    let points: Vec<String> =
+        section.roc.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).map(point).collect();
+    format!(
+        "<svg class=plot viewBox='-4 -4 108 108' role=img aria-label='ROC curve'><path d='M0 100L100 0' stroke='var(--faint)' \
+         stroke-dasharray='2' fill='none'/><polyline points='{}' fill='none' stroke='var(--mark)' stroke-width='1.2'/></svg>",
+        points.join(" ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::train;
+    use super::super::{Task, run};
+    use super::*;
+    use gaitway_models::event::EventKind;
+    use gaitway_models::sim::{BotKind, Visitor};
+    use std::fmt::Write;
+
+    /// Seventy seconds of a simulated visitor in the form of a session file.
+    fn session_file(mut visitor: Visitor) -> String {
+        let mut text = String::from("t_ms,type,x,y,extra\n");
+        for event in (0..35).flat_map(|_| visitor.next_batch(2.0).events) {
+            let kind = match event.kind {
+                EventKind::PointerMove { .. } => "move",
+                EventKind::PointerDown { .. } => "down",
+                EventKind::PointerUp { .. } => "up",
+                _ => continue,
+            };
+            let (x, y) = event.kind.position().unwrap();
+            let _ = writeln!(text, "{:.1},{kind},{x},{y},b=0", event.at_us as f64 / 1000.0);
+        }
+        text
+    }
+
+    #[test]
+    fn a_folder_of_recordings_becomes_a_model_a_report_and_a_card() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let mut index = String::from("session,file,source,user,label,bot_family,licence\n");
+        for i in 0..6 {
+            let kind = [BotKind::LinearEven, BotKind::Bezier, BotKind::JitteredLinear][i % 3];
+            std::fs::write(data.join(format!("p{i}.csv")), session_file(Visitor::person(70 + i as u64)))
+                .unwrap();
+            std::fs::write(data.join(format!("b{i}.csv")), session_file(Visitor::bot(kind, 70 + i as u64)))
+                .unwrap();
+            let _ = writeln!(index, "p{i},p{i}.csv,here,user{i},human,,own");
+            let _ = writeln!(index, "b{i},b{i}.csv,here,bots,bot,{},own", kind.name());
+        }
+        std::fs::write(data.join("index.csv"), index).unwrap();
+        let model = folder.path().join("out/own.model");
+        train::run(train::TrainArgs {
+            data: data.clone(),
+            sources: vec!["here".into()],
+            output: model.clone(),
+            seed: 3,
+            trees: 8,
+            simulated: 10,
+        })
+        .unwrap();
+        let (report, card) = (folder.path().join("report"), folder.path().join("own.card.md"));
+        let args = EvaluateArgs {
+            model,
+            data,
+            task: Task::Bot,
+            sources: None,
+            report: report.clone(),
+            card: Some(card.clone()),
+        };
+        run(args).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(report.join("report.json")).unwrap()).unwrap();
+        assert_eq!(json["task"], "bot");
+        let first = &json["sections"][0];
+        assert_eq!((&first["sessions"]["people"], &first["sessions"]["bots"]), (&6.into(), &6.into()));
+        assert!(first["windows"][0]["auc"]["value"].as_f64().unwrap() > 0.9);
+        assert!(json["recorder"]["human_vs_replayed_human_auc"]["value"].is_number());
+        let html = std::fs::read_to_string(report.join("report.html")).unwrap();
+        assert!(html.contains("<polyline") && html.contains("jittered-linear"));
+        assert!(std::fs::read_to_string(card).unwrap().contains("| here | jittered-linear |"));
+    }
+}
