@@ -1,30 +1,81 @@
-//! Recordings as data: rows of text become the same events that browsers send.
+//! Recordings as data: rows of text, or batches as they came over the wire, become the same events that
+//! browsers send.
 //!
 //! Must not know: where files lie, how they are packed, models.
 
 use crate::event::{
-    Batch, COALESCED_MAX, COORDINATE_MAX_PX, DELTA_MAX_PX, Event, EventKind, KeyClass, PAGE_CLOCK_MAX_US,
-    PointerType,
+    BATCH_BYTES_MAX, Batch, COALESCED_MAX, COORDINATE_MAX_PX, DELTA_MAX_PX, DecodeError, Environment, Event,
+    EventKind, KeyClass, PAGE_CLOCK_MAX_US, PointerType,
 };
-use crate::session::{Session, Window};
+use crate::session::{PAGES_MAX, Session, Window};
 use crate::time::Timestamp;
 use thiserror::Error;
 
 /// Most events of one recording; four hours of a restless hand.
 pub const RECORDING_EVENTS_MAX: usize = 1_000_000;
+/// Most batches of one recording: a day of one every two seconds.
+pub const RECORDING_BATCHES_MAX: usize = 43_200;
+/// What a recording of our own wire format starts with.
+pub const WIRE_MAGIC: &[u8; 8] = b"GAITWAYT";
 
-/// One recorded session of a person or a bot.
+/// One recorded session of a person, a bot, or nobody knows whom.
 #[derive(Clone, Debug)]
 pub struct Recording {
     pub session: String,
     pub source: String,
     /// Who moved, or which device it was; unknown people of one device share a name.
     pub user: String,
-    /// The bot's family; `None` is a person.
+    pub label: Label,
+    /// The bot's family; `None` unless the label says bot.
     pub family: Option<String>,
     pub licence: String,
     pub note: String,
+    pub marks: Marks,
+    /// The browser, where it told.
+    pub environment: Option<Environment>,
     pub events: Vec<Event>,
+}
+
+/// Who made a recording, as far as its index says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Label {
+    Human,
+    Bot,
+    /// A session watched in shadow that nobody has labelled.
+    #[default]
+    Unknown,
+}
+
+impl Label {
+    /// As written in an index; nothing for unknown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Label::Human => "human",
+            Label::Bot => "bot",
+            Label::Unknown => "",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Label> {
+        [Label::Human, Label::Bot, Label::Unknown].into_iter().find(|label| label.name() == text)
+    }
+}
+
+/// What a gateway noted beside a recording. The default says nothing: an index need not have these columns.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Marks {
+    /// When the session opened.
+    pub opened: Option<Timestamp>,
+    /// The browser said that a program drives it.
+    pub automation: bool,
+    /// Page loads that no gesture seen here can have caused.
+    pub navigations_without_input: Option<u64>,
+    /// Share of the movement that had been seen before, 0 to 1.
+    pub replay: Option<f32>,
+    /// What an operator said of the session.
+    pub operator: Label,
+    /// Name of the class of device, "" if unknown.
+    pub device: String,
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -33,21 +84,34 @@ pub enum DatasetError {
     Line { line: usize, what: &'static str },
     #[error("more than {RECORDING_EVENTS_MAX} events")]
     TooLong,
+    #[error("it does not start with GAITWAYT: no recording of the gateway's own format")]
+    Magic,
+    #[error("batch {number}: {cause}")]
+    Batch { number: usize, cause: DecodeError },
+    #[error("batch {number} is cut off: the file ends too early")]
+    CutOff { number: usize },
+    #[error("more than {RECORDING_BATCHES_MAX} batches")]
+    TooManyBatches,
+    #[error("the pages of the session together last longer than one page may")]
+    PagesTooLong,
 }
 
 /// One row of `index.csv`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct IndexRow {
     pub session: String,
     pub file: String,
     pub source: String,
     pub user: String,
+    pub label: Label,
     pub family: Option<String>,
     pub licence: String,
     pub note: String,
+    pub marks: Marks,
 }
 
-/// Reads `index.csv`: session, file, source, user, label, bot_family, licence, …, note.
+/// Reads `index.csv`: session, file, source, user, label, bot_family, licence, …, note, and by name, where
+/// they are: opened (Unix ms), automation (0 or 1), navigations_without_input, replay, operator_label, device.
 pub fn parse_index(text: &str) -> Result<Vec<IndexRow>, DatasetError> {
     let mut lines = text.lines().enumerate();
     let header = lines.next().map(|(_, line)| fields(line)).unwrap_or_default();
@@ -60,26 +124,128 @@ pub fn parse_index(text: &str) -> Result<Vec<IndexRow>, DatasetError> {
         [column("session")?, column("file")?, column("source")?, column("user")?, column("label")?];
     let optional = |name| header.iter().position(|field| field == name);
     let (family, licence, note) = (optional("bot_family"), optional("licence"), optional("note"));
+    let [opened, automation, unprompted, replay, operator, device] =
+        ["opened", "automation", "navigations_without_input", "replay", "operator_label", "device"]
+            .map(optional);
     let mut rows = Vec::new();
     for (i, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
         let row = fields(line);
         let get = |at: usize| row.get(at).cloned().unwrap_or_default();
-        let family = match get(label).as_str() {
-            "human" => None,
-            "bot" => Some(family.map(get).filter(|f| !f.is_empty()).unwrap_or_else(|| "unknown".into())),
-            _ => return Err(DatasetError::Line { line: i + 1, what: "label is neither human nor bot" }),
+        let told = |at: Option<usize>| at.map(get).filter(|text| !text.is_empty());
+        let fail = |what| DatasetError::Line { line: i + 1, what };
+        let label = Label::parse(&get(label)).ok_or(fail("label is neither human nor bot, nor empty"))?;
+        let replay = told(replay).map(|text| text.parse::<f32>().map_err(|_| fail("replay is not a number")));
+        let replay = replay.transpose()?;
+        if replay.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
+            return Err(fail("replay is not between 0 and 1"));
+        }
+        let whole = |at, what| told(at).map(|text| text.parse::<u64>().map_err(|_| fail(what))).transpose();
+        let marks = Marks {
+            opened: whole(opened, "opened is not a time in Unix milliseconds")?.map(Timestamp),
+            automation: match told(automation).as_deref() {
+                None | Some("0" | "false") => false,
+                Some("1" | "true") => true,
+                Some(_) => return Err(fail("automation is neither 0 nor 1")),
+            },
+            navigations_without_input: whole(unprompted, "navigations_without_input is not a whole number")?,
+            replay,
+            operator: Label::parse(&told(operator).unwrap_or_default())
+                .ok_or(fail("operator_label is neither human nor bot, nor empty"))?,
+            device: told(device).unwrap_or_default(),
         };
         rows.push(IndexRow {
             session: get(session),
             file: get(file),
             source: get(source),
             user: get(user),
-            family,
-            licence: licence.map(get).unwrap_or_default(),
-            note: note.map(get).unwrap_or_default(),
+            label,
+            family: (label == Label::Bot).then(|| told(family).unwrap_or_else(|| "unknown".into())),
+            licence: told(licence).unwrap_or_default(),
+            note: told(note).unwrap_or_default(),
+            marks,
         });
     }
     Ok(rows)
+}
+
+/// Appends one frame, as it came over the wire, to a recording that begins with [`WIRE_MAGIC`].
+pub fn append_frame(recording: &mut Vec<u8>, frame: &[u8]) {
+    // Writing to a vector cannot fail; prost only asks for room, and a vector always has it.
+    let _ = prost::encode_length_delimiter(frame.len(), recording);
+    recording.extend_from_slice(frame);
+}
+
+/// A recording of our own wire format, from batches.
+pub fn encode_batches(batches: &[Batch]) -> Vec<u8> {
+    let mut recording = WIRE_MAGIC.to_vec();
+    batches.iter().for_each(|batch| append_frame(&mut recording, &batch.encode()));
+    recording
+}
+
+/// Reads a recording of our own wire format: [`WIRE_MAGIC`], then frames as they arrived, each after its
+/// length as a protobuf varint.
+pub fn parse_batches(bytes: &[u8]) -> Result<Vec<Batch>, DatasetError> {
+    let mut rest = bytes.strip_prefix(WIRE_MAGIC).ok_or(DatasetError::Magic)?;
+    let mut batches = Vec::new();
+    while !rest.is_empty() {
+        let number = batches.len() + 1;
+        if batches.len() == RECORDING_BATCHES_MAX {
+            return Err(DatasetError::TooManyBatches);
+        }
+        let length =
+            prost::decode_length_delimiter(&mut rest).map_err(|_| DatasetError::CutOff { number })?;
+        if length > BATCH_BYTES_MAX {
+            return Err(DatasetError::Batch { number, cause: DecodeError::TooLarge(length) });
+        }
+        let (frame, after) = rest.split_at_checked(length).ok_or(DatasetError::CutOff { number })?;
+        batches.push(Batch::decode(frame).map_err(|cause| DatasetError::Batch { number, cause })?);
+        rest = after;
+    }
+    Ok(batches)
+}
+
+/// Joins the pages of a session into one stretch of time: a page's clock starts at zero where the pages
+/// before it were last heard of. Batches that came twice count once.
+pub fn join_pages(batches: &[Batch]) -> Result<Vec<Event>, DatasetError> {
+    struct Page {
+        starts_us: u64,
+        next_sequence: u32,
+        sent_us: u64,
+    }
+    let mut pages: Vec<Page> = Vec::new();
+    let mut heard_us = 0;
+    let mut events: Vec<Event> = Vec::new();
+    let mut before: Option<&Batch> = None;
+    for batch in batches {
+        if before.replace(batch) == Some(batch) {
+            continue;
+        }
+        // A batch goes on with the page that waits for its number, of several the one heard of last.
+        let waits = |page: &Page| page.next_sequence == batch.sequence && page.sent_us <= batch.sent_at_us;
+        let skipped = |page: &Page| page.next_sequence < batch.sequence && page.sent_us <= batch.sent_at_us;
+        let known = pages.iter().rposition(waits).or_else(|| pages.iter().rposition(skipped));
+        let known = known.filter(|_| batch.sequence > 0).map(|at| pages.remove(at));
+        let mut page = known.unwrap_or(Page { starts_us: heard_us, next_sequence: 0, sent_us: 0 });
+        page.next_sequence = batch.sequence.saturating_add(1);
+        page.sent_us = batch.sent_at_us;
+        for event in &batch.events {
+            if events.len() == RECORDING_EVENTS_MAX {
+                return Err(DatasetError::TooLong);
+            }
+            events.push(Event { at_us: event.at_us + page.starts_us, ..*event });
+        }
+        let last = batch.events.iter().map(|event| event.at_us).max().unwrap_or(0).max(batch.sent_at_us);
+        heard_us = heard_us.max(page.starts_us + last);
+        if heard_us > PAGE_CLOCK_MAX_US {
+            return Err(DatasetError::PagesTooLong);
+        }
+        if pages.len() == PAGES_MAX {
+            pages.remove(0);
+        }
+        pages.push(page);
+    }
+    events.sort_by_key(|event| event.at_us);
+    Ok(events)
 }
 
 /// Reads a session file: `t_ms,type,x,y,extra`, type one of move, down, up, wheel, scroll, keydown, keyup.
@@ -222,6 +388,11 @@ pub fn join_short(recordings: Vec<Recording>) -> Vec<Recording> {
     joined
 }
 
+/// What the browser said of itself last.
+pub fn environment(batches: &[Batch]) -> Option<Environment> {
+    batches.iter().rev().find_map(|batch| batch.environment)
+}
+
 fn length_us(events: &[Event]) -> u64 {
     match (events.first(), events.last()) {
         (Some(first), Some(last)) => last.at_us.saturating_sub(first.at_us),
@@ -324,7 +495,83 @@ mod tests {
             "session,file,source,user,label,bot_family,licence,note\na,f.gz,s,u,human,,MIT,\"x, \"\"y\"\"\"\nb,g.gz,s,u,bot,linear,MIT,\n",
         )
         .unwrap();
-        assert_eq!((rows[0].family.as_deref(), rows[0].note.as_str()), (None, "x, \"y\""));
-        assert_eq!(rows[1].family.as_deref(), Some("linear"));
+        assert_eq!(
+            (rows[0].label, rows[0].family.as_deref(), rows[0].note.as_str()),
+            (Label::Human, None, "x, \"y\"")
+        );
+        assert_eq!((rows[1].label, rows[1].family.as_deref()), (Label::Bot, Some("linear")));
+        assert_eq!(rows[1].marks, Marks::default());
+    }
+
+    #[test]
+    fn an_index_may_lack_labels_and_add_what_a_gateway_noted() {
+        let head = "session,file,source,user,label,bot_family,device,opened,automation,replay,\
+                    navigations_without_input,operator_label\n";
+        let row = |row: &str| parse_index(&format!("{head}{row}\n")).map(|mut rows| rows.remove(0));
+        let unknown = row("a,a.gwt,s,u,,,desktop,1700000000000,1,0.25,3,bot").unwrap();
+        assert_eq!((unknown.label, unknown.family.as_deref()), (Label::Unknown, None));
+        let marks = Marks {
+            opened: Some(Timestamp(1_700_000_000_000)),
+            automation: true,
+            navigations_without_input: Some(3),
+            replay: Some(0.25),
+            operator: Label::Bot,
+            device: "desktop".into(),
+        };
+        assert_eq!(unknown.marks, marks);
+        assert_eq!(row("a,a.gwt,s,u,,,,,,,,").unwrap().marks, Marks::default());
+        for wrong in
+            ["a,f,s,u,robot,", "a,f,s,u,,,,x", "a,f,s,u,,,,,maybe", "a,f,s,u,,,,,,NaN", "a,f,s,u,,,,,,2"]
+        {
+            assert!(matches!(row(wrong), Err(DatasetError::Line { line: 2, .. })), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_recording_of_the_wire_reads_back_as_it_was() {
+        let mut visitor = crate::sim::Visitor::person(3);
+        let sent: Vec<Batch> = (0..5).map(|_| visitor.next_batch(2.0)).collect();
+        let recording = encode_batches(&sent);
+        let read = parse_batches(&recording).unwrap();
+        assert_eq!(read.len(), 5);
+        assert_eq!(encode_batches(&read), recording);
+        assert_eq!(parse_batches(b"GAITWAY1"), Err(DatasetError::Magic));
+        let cut = &recording[..recording.len() - 3];
+        assert_eq!(parse_batches(cut), Err(DatasetError::CutOff { number: 5 }));
+        let mut large = WIRE_MAGIC.to_vec();
+        append_frame(&mut large, &vec![0; BATCH_BYTES_MAX + 1]);
+        let cause = DecodeError::TooLarge(BATCH_BYTES_MAX + 1);
+        assert_eq!(parse_batches(&large), Err(DatasetError::Batch { number: 1, cause }));
+        let many: Vec<u8> = WIRE_MAGIC
+            .iter()
+            .copied()
+            .chain([2, 8, 1].into_iter().cycle().take(3 * (RECORDING_BATCHES_MAX + 1)))
+            .collect();
+        assert_eq!(parse_batches(&many), Err(DatasetError::TooManyBatches));
+    }
+
+    #[test]
+    fn pages_follow_each_other_in_time_and_a_resent_batch_counts_once() {
+        let batch = |sequence, sent_s: u64, at_s: &[u64]| Batch {
+            sequence,
+            sent_at_us: sent_s * 1_000_000,
+            events: at_s
+                .iter()
+                .map(|s| Event { at_us: s * 1_000_000, trusted: true, kind: EventKind::Focus })
+                .collect(),
+            ..Batch::default()
+        };
+        let seconds = |batches: &[Batch]| -> Vec<u64> {
+            join_pages(batches).unwrap().iter().map(|event| event.at_us / 1_000_000).collect()
+        };
+        let (first, second) = (batch(0, 2, &[1]), batch(1, 4, &[3]));
+        assert_eq!(seconds(&[first.clone(), second.clone(), second.clone()]), [1, 3]);
+        // The next page starts when the first was last heard of, and the first may still speak.
+        assert_eq!(seconds(&[first.clone(), second, batch(0, 2, &[1]), batch(2, 9, &[8])]), [1, 3, 5, 8]);
+        // A lost batch is no new page.
+        assert_eq!(seconds(&[first, batch(4, 9, &[8])]), [1, 8]);
+        let day = PAGE_CLOCK_MAX_US / 1_000_000;
+        let long = [batch(0, day, &[1]), batch(0, 2, &[1])];
+        assert_eq!(join_pages(&long), Err(DatasetError::PagesTooLong));
     }
 }

@@ -1,8 +1,9 @@
 //! `gaitway dataset`: what a folder of recordings holds; and reading one, for training and evaluation.
 
+use super::complain;
 use anyhow::{Context, bail, ensure};
 use flate2::read::GzDecoder;
-use gaitway_models::dataset::{self, Recording};
+use gaitway_models::dataset::{self, Label, Recording};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -42,9 +43,14 @@ fn stats(data: &Path) -> anyhow::Result<()> {
         long: usize,
     }
     let mut lines: BTreeMap<(String, String), Line> = BTreeMap::new();
-    let recordings = read(data, None)?;
+    let recordings = read_all(data, None)?;
     let key = |recording: &Recording| {
-        (recording.source.clone(), recording.family.clone().unwrap_or_else(|| "(people)".into()))
+        let who = match recording.label {
+            Label::Human => "(people)".into(),
+            Label::Bot => recording.family.clone().unwrap_or_default(),
+            Label::Unknown => "(unknown)".into(),
+        };
+        (recording.source.clone(), who)
     };
     for recording in &recordings {
         let line = lines.entry(key(recording)).or_default();
@@ -80,8 +86,22 @@ fn stats(data: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the recordings of a folder: those of some sources, or all that are mouse sessions.
+/// Reads the recordings of a folder whose index says who made them: those of some sources, or all that are
+/// mouse sessions.
 pub(super) fn read(data: &Path, sources: Option<&[String]>) -> anyhow::Result<Vec<Recording>> {
+    let mut recordings = read_all(data, sources)?;
+    let all = recordings.len();
+    recordings.retain(|recording| recording.label != Label::Unknown);
+    let unknown = all - recordings.len();
+    if unknown > 0 {
+        complain(&format!("{unknown} recordings without a label are left out"));
+    }
+    ensure!(!recordings.is_empty(), "no recording in {} has a label, human or bot", data.display());
+    Ok(recordings)
+}
+
+/// As [`read`], with those that nobody has labelled.
+pub(super) fn read_all(data: &Path, sources: Option<&[String]>) -> anyhow::Result<Vec<Recording>> {
     let index = data.join("index.csv");
     let text = std::fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))?;
     let rows = dataset::parse_index(&text).with_context(|| format!("{}", index.display()))?;
@@ -99,15 +119,27 @@ pub(super) fn read(data: &Path, sources: Option<&[String]>) -> anyhow::Result<Ve
         if sources.is_some_and(|sources| !sources.contains(&row.source)) || row.file.contains("keystroke/") {
             continue;
         }
-        let text = read_session(data, &row.file)?;
-        let events = dataset::parse_session(&text).with_context(|| row.file.clone())?;
+        let bytes = read_session(data, &row.file)?;
+        let mut marks = row.marks;
+        let (events, environment) = if row.file.trim_end_matches(".gz").ends_with(".gwt") {
+            let batches = dataset::parse_batches(&bytes).with_context(|| row.file.clone())?;
+            marks.automation |= batches.iter().any(|batch| batch.environment.is_some_and(|e| e.automation));
+            let events = dataset::join_pages(&batches).with_context(|| row.file.clone())?;
+            (events, dataset::environment(&batches))
+        } else {
+            let text = std::str::from_utf8(&bytes).with_context(|| format!("{} is not text", row.file))?;
+            (dataset::parse_session(text).with_context(|| row.file.clone())?, None)
+        };
         recordings.push(Recording {
             session: row.session,
             source: row.source,
             user: row.user,
+            label: row.label,
             family: row.family,
             licence: row.licence,
             note: row.note,
+            marks,
+            environment,
             events,
         });
     }
@@ -115,22 +147,22 @@ pub(super) fn read(data: &Path, sources: Option<&[String]>) -> anyhow::Result<Ve
     Ok(recordings)
 }
 
-fn read_session(data: &Path, file: &str) -> anyhow::Result<String> {
+fn read_session(data: &Path, file: &str) -> anyhow::Result<Vec<u8>> {
     // An index from elsewhere must not name files outside its folder.
     if Path::new(file).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
         bail!("{file}: a session file must lie within the data folder");
     }
     let path = data.join(file);
     let packed = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut text = String::new();
+    let mut contents = Vec::new();
     let limit = SESSION_BYTES_MAX + 1;
     let read = match path.extension().is_some_and(|extension| extension == "gz") {
-        true => GzDecoder::new(packed).take(limit).read_to_string(&mut text),
-        false => packed.take(limit).read_to_string(&mut text),
+        true => GzDecoder::new(packed).take(limit).read_to_end(&mut contents),
+        false => packed.take(limit).read_to_end(&mut contents),
     };
     let bytes = read.with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(bytes as u64 <= SESSION_BYTES_MAX, "{} exceeds {SESSION_BYTES_MAX} bytes", path.display());
-    Ok(text)
+    Ok(contents)
 }
 
 #[cfg(test)]
@@ -154,6 +186,26 @@ mod tests {
         assert_eq!(recordings.iter().map(|recording| recording.events.len()).collect::<Vec<_>>(), [2, 2]);
         let unknown = read(folder.path(), Some(&["nowhere".to_string()])).unwrap_err().to_string();
         assert!(unknown.ends_with("has no source named nowhere"), "{unknown}");
+    }
+
+    #[test]
+    fn recordings_of_the_wire_are_read_and_only_labelled_ones_are_learnt_from() {
+        use gaitway_models::sim::Visitor;
+        let folder = tempfile::tempdir().unwrap();
+        let mut visitor = Visitor::person(5);
+        let batches: Vec<_> = (0..10).map(|_| visitor.next_batch(2.0)).collect();
+        std::fs::write(folder.path().join("a.gwt"), dataset::encode_batches(&batches)).unwrap();
+        let index = "session,file,source,user,label\na,a.gwt,s,u,human\nb,a.gwt,s,u,\n";
+        std::fs::write(folder.path().join("index.csv"), index).unwrap();
+        let all = read_all(folder.path(), None).unwrap();
+        assert_eq!(all.iter().map(|r| r.label).collect::<Vec<_>>(), [Label::Human, Label::Unknown]);
+        assert_eq!(all[0].environment, batches[0].environment);
+        assert_eq!(all[0].events.len(), batches.iter().map(|batch| batch.events.len()).sum::<usize>());
+        let labelled = read(folder.path(), None).unwrap();
+        assert_eq!(labelled.iter().map(|r| r.session.as_str()).collect::<Vec<_>>(), ["a"]);
+        std::fs::write(folder.path().join("a.gwt"), b"GAITWAYT\x05\x08").unwrap();
+        let error = format!("{:#}", read(folder.path(), None).unwrap_err());
+        assert_eq!(error, "a.gwt: batch 1 is cut off: the file ends too early");
     }
 
     #[test]
