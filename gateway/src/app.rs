@@ -4,6 +4,7 @@
 
 use crate::config::Config;
 use crate::edge::Edge;
+use crate::edge::pages::Pages;
 use crate::edge::sockets::Sockets;
 use crate::ops::{InForce, ModelInForce, OpsState};
 use crate::outbox::{Outbox, OutboxLimits};
@@ -60,6 +61,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         identifier
     });
 
+    let pages = Pages::load(config.ops.help.clone(), config.ops.pages.as_deref()).context("ops.pages")?;
     let store = store::open(&config).await?;
     let known = store.active_revocations(clock::now()).await.context("reading known revocations")?;
     let revocations = Revocations::start(&config.revocation, known).await?;
@@ -86,7 +88,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     );
     let routes = Arc::new(ArcSwap::new(policies));
     let connections = Connections::new(&config);
-    let edge = Arc::new(Edge::new(&config, secret, shards.clone(), standings.clone()));
+    let edge = Arc::new(Edge::new(&config, secret, shards.clone(), standings.clone(), pages));
     let sockets = edge.sockets.clone();
     let gateway = Gateway::new(
         &config,

@@ -324,6 +324,9 @@ settings! {
         /// Who gets support questions: shown on the logout page. Plain text.
         /// Example: `the help desk, extension 42`
         pub help: Option<String>,
+        /// Folder with your own pages: `logout.html`, `challenge.html`, translations as `logout.de.html`.
+        /// Example: `/etc/gaitway/pages`
+        pub pages: Option<PathBuf>,
     }
 }
 
@@ -482,7 +485,7 @@ impl Default for Mail {
 
 impl Default for Ops {
     fn default() -> Ops {
-        Ops { listen: loopback(9000), password_file: None, metrics_public: true, help: None }
+        Ops { listen: loopback(9000), password_file: None, metrics_public: true, help: None, pages: None }
     }
 }
 

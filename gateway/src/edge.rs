@@ -21,6 +21,7 @@ use gaitway_policies::{Identity, Input};
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use metrics::counter;
 use page_token::PageToken;
+use pages::{Page, Pages};
 use sockets::{Sockets, Ticket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +63,7 @@ pub struct Edge {
     pub sockets: Arc<Sockets>,
     page_token_age: Duration,
     privacy: PrivacySignal,
-    help: Option<String>,
+    pages: Pages,
 }
 
 impl Edge {
@@ -71,6 +72,7 @@ impl Edge {
         secret: Arc<InstallSecret>,
         shards: Arc<Shards>,
         standings: Arc<Standings>,
+        pages: Pages,
     ) -> Edge {
         let digest = secret.path(COLLECTOR);
         Edge {
@@ -83,7 +85,7 @@ impl Edge {
             standings,
             page_token_age: Duration::from_secs(config.collector.page_token_seconds),
             privacy: config.collector.privacy_signal,
-            help: config.ops.help.clone(),
+            pages,
         }
     }
 
@@ -220,13 +222,13 @@ impl Edge {
         let named = request.query.and_then(|query| parameter(query, "i")).filter(|id| is_incident(id));
         match request.revoked {
             Some(incident) => self.logout_page(incident, request),
-            None => html(StatusCode::OK, pages::logout(named, self.help.as_deref())),
+            None => html(StatusCode::OK, self.pages.logout(request.headers, named)),
         }
     }
 
     /// The page in place of whatever a revoked person asked for.
     pub fn logout_page(&self, incident: &str, request: &EdgeRequest<'_>) -> Response<Bytes> {
-        let mut response = html(StatusCode::FORBIDDEN, pages::logout(Some(incident), self.help.as_deref()));
+        let mut response = html(StatusCode::FORBIDDEN, self.pages.logout(request.headers, Some(incident)));
         let headers = response.headers_mut();
         clear_cookies(headers, request.cookies_to_clear, request.https);
         // Browsers keep whole pages for their back button; the next person at this one must not see them.
@@ -264,7 +266,8 @@ impl Edge {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "try again\n");
         };
         let action = format!("{}/challenge", self.prefix);
-        html(StatusCode::FORBIDDEN, pages::challenge(&action, &token.seal_challenge(&self.secret), &back))
+        let token = token.seal_challenge(&self.secret);
+        html(StatusCode::FORBIDDEN, self.pages.challenge(request.headers, &action, &token, &back))
     }
 
     pub fn challenge_problem(&self) -> Response<Bytes> {
@@ -441,12 +444,14 @@ fn problem(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
     respond(status, "application/problem+json", body.to_string().into())
 }
 
-fn html(status: StatusCode, page: String) -> Response<Bytes> {
-    let mut response = respond(status, "text/html; charset=utf-8", page.into());
+fn html(status: StatusCode, page: Page) -> Response<Bytes> {
+    let mut response = respond(status, "text/html; charset=utf-8", page.html.into());
     let headers = response.headers_mut();
-    if let Ok(policy) = pages::content_security_policy().parse() {
-        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    headers.insert(header::CONTENT_SECURITY_POLICY, header::HeaderValue::from_static(page.policy));
+    if let Some(language) = page.language.and_then(|language| language.parse().ok()) {
+        headers.insert(header::CONTENT_LANGUAGE, language);
     }
+    headers.insert(header::VARY, header::HeaderValue::from_static("accept-language"));
     // Not `no-referrer`: with it the challenge's own form would be sent with `Origin: null`.
     headers.insert(header::REFERRER_POLICY, header::HeaderValue::from_static("same-origin"));
     response
