@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod event;
 pub mod features;
 pub mod forest;
+pub mod isolation;
 pub mod sequential;
 pub mod session;
 pub mod sim;
