@@ -13,6 +13,7 @@ use crate::proxy::identity::Identifier;
 use crate::proxy::limits::Connections;
 use crate::proxy::listen::{Front, TlsFront};
 use crate::proxy::upstream::Upstream;
+use crate::recorder::Recorder;
 use crate::revocation::{Change, Revocations, Scope};
 use crate::secret::InstallSecret;
 use crate::shards::{self, Shards};
@@ -68,6 +69,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let sinks = alert::sinks(&config.alerts)?;
     let outbox = Outbox::start(store.clone(), revocations.clone(), sinks, OutboxLimits::default()).await;
 
+    let recorder = Recorder::start(&config.recording)?;
     let standings = Arc::new(Standings::new());
     let limits = EngineLimits {
         sessions_max: config.limits.sessions_max,
@@ -84,6 +86,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             detector: Arc::new(detector),
             standings: standings.clone(),
             outbox: outbox.clone(),
+            recorder: recorder.clone(),
         },
     );
     let routes = Arc::new(ArcSwap::new(policies));
@@ -149,6 +152,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         warn!(connections = connections.open(), "closing connections that did not end in time");
     }
     outbox.drain(drain).await;
+    if let Some(recorder) = recorder {
+        tokio::task::spawn_blocking(move || recorder.finish()).await?;
+    }
     ops_task.abort();
     Ok(())
 }

@@ -42,6 +42,8 @@ settings! {
         pub models: Models,
         /// The rules that decide what happens.
         pub policy: Policy,
+        /// What is written down of sessions, for back-tests and for learning the site.
+        pub recording: Recording,
         /// Where ended sessions are remembered and shared.
         pub revocation: Revocation,
         /// Where incidents and the audit trail are kept.
@@ -228,6 +230,28 @@ settings! {
 settings! {
     #[derive(Clone, Debug, Deserialize, Serialize)]
     #[serde(deny_unknown_fields, default)]
+    pub struct Recording {
+        /// Folder for recordings: facts as they change and the timing of input, under pseudonyms, without
+        /// addresses or paths. Absent: nothing is recorded. Example: `/var/lib/gaitway/recorded`
+        pub directory: Option<PathBuf>,
+        /// Share of sessions that are recorded, 0 to 1; a session is recorded whole or not at all.
+        pub share: f64,
+        /// Policy routes on which sessions are recorded; empty: everywhere. Example: `[checkout]`
+        pub routes: Vec<String>,
+        /// Name of this site in the recordings: letters, digits, `-` and `_`.
+        pub source: String,
+        /// Days recordings are kept.
+        pub days: u32,
+        /// Most bytes of all recordings; past it the oldest day goes, never the present one.
+        pub bytes_max: u64,
+        /// Recording stops while the disk has fewer bytes free than this; 0: only when it is full.
+        pub free_bytes_min: u64,
+    }
+}
+
+settings! {
+    #[derive(Clone, Debug, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
     pub struct Revocation {
         /// `redis://` or `rediss://` address shared by all replicas; absent: embedded in this process
         /// and its store. Sentinels as `redis+sentinel://host:port,host:port/master-name`, a Cluster as
@@ -368,6 +392,7 @@ impl Default for Config {
             collector: Collector::default(),
             models: Models::default(),
             policy: Policy::default(),
+            recording: Recording::default(),
             revocation: Revocation::default(),
             store: Store::default(),
             alerts: Alerts { mail: None, mails_per_hour_max: 60, ops_url: None },
@@ -448,6 +473,20 @@ impl Default for Collector {
             privacy_signal: PrivacySignal::Record,
             page_token_seconds: 60,
             inject_bytes_max: 256 * 1024,
+        }
+    }
+}
+
+impl Default for Recording {
+    fn default() -> Recording {
+        Recording {
+            directory: None,
+            share: 1.0,
+            routes: Vec::new(),
+            source: "site".into(),
+            days: 30,
+            bytes_max: 10 * 1024 * 1024 * 1024,
+            free_bytes_min: 1024 * 1024 * 1024,
         }
     }
 }

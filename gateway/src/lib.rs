@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod ops;
 pub mod outbox;
 pub mod proxy;
+pub mod recorder;
 pub mod revocation;
 pub mod secret;
 pub mod shards;

@@ -72,6 +72,11 @@ pub const METRICS: &[Row] = &[
     ("gaitway_revocation_propagation_seconds", Shape::Histogram, Some(Unit::Seconds), "From a decision on another replica to this replica's board."),
     ("gaitway_revocations_dropped_total", Shape::Counter, None, "Revocations the full board could not take."),
     ("gaitway_revocation_entries_unreadable_total", Shape::Counter, None, "Entries of the shared backend that this version cannot read."),
+    // Recordings.
+    ("gaitway_recorded_bytes_total", Shape::Counter, Some(Unit::Bytes), "Bytes written to recordings."),
+    ("gaitway_recorded_sessions_total", Shape::Counter, None, "Recordings of telemetry completed, one a session and day."),
+    ("gaitway_recording_shed_total", Shape::Counter, None, "What should have been recorded and was not, by reason."),
+    ("gaitway_recording_stopped", Shape::Gauge, None, "1 while nothing can be recorded: the disk is full or fails; traffic goes on."),
     // Operators and the process.
     ("gaitway_ops_login_failures_total", Shape::Counter, None, "Wrong operators' passwords."),
     ("process_resident_memory_bytes", Shape::Gauge, Some(Unit::Bytes), "Memory of the process that is in RAM."),

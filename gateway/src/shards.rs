@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::outbox::Outbox;
+use crate::recorder::{Recorder, Tap};
 use crate::standing::Standings;
 use gaitway_models::Detector;
 use gaitway_policies::engine::{EngineLimits, OperatorAction, SessionSummary};
@@ -31,6 +32,8 @@ pub struct Parts {
     pub detector: Arc<Detector>,
     pub standings: Arc<Standings>,
     pub outbox: Arc<Outbox>,
+    /// `None`: nothing is recorded.
+    pub recorder: Option<Arc<Recorder>>,
 }
 
 /// The handle to all shards.
@@ -72,6 +75,7 @@ impl Shards {
                     engine,
                     standings: parts.standings.clone(),
                     outbox: parts.outbox.clone(),
+                    tap: parts.recorder.as_ref().map(Recorder::tap),
                     effects: Vec::new(),
                 };
                 tokio::spawn(shard.run(receiver));
@@ -158,6 +162,7 @@ struct Shard {
     engine: Engine,
     standings: Arc<Standings>,
     outbox: Arc<Outbox>,
+    tap: Option<Tap>,
     effects: Vec<Effect>,
 }
 
@@ -206,7 +211,11 @@ impl Shard {
     /// One input through the engine, its effects out. Returns the id of the last incident, if any.
     async fn handle(&mut self, input: Input) -> Option<String> {
         let now = clock::now();
+        let copied = self.tap.as_ref().and_then(|tap| tap.copy(now, &input));
         self.engine.handle(&mut self.effects, now, input);
+        if let (Some(tap), Some(copied)) = (&mut self.tap, copied) {
+            tap.tell(now, copied, &self.engine);
+        }
         let mut incident_id = None;
         for effect in self.effects.drain(..) {
             match effect {
@@ -218,7 +227,12 @@ impl Shard {
                     // Waits when the outbox is full: a decision is never dropped.
                     self.outbox.submit(*incident).await;
                 }
-                Effect::Forget { session } => self.standings.forget(&session),
+                Effect::Forget { session } => {
+                    self.standings.forget(&session);
+                    if let Some(tap) = &mut self.tap {
+                        tap.closed(session);
+                    }
+                }
                 Effect::BudgetTripped { cap, allowed, account, rule, policy_version, .. } => {
                     counter!("gaitway_budget_trips_total").increment(1);
                     gauge!("gaitway_budget_tripped").set(if account.is_none() { 1.0 } else { 0.0 });

@@ -4,8 +4,8 @@
 //! Must not know: where files lie, how they are packed, models.
 
 use crate::event::{
-    BATCH_BYTES_MAX, Batch, COALESCED_MAX, COORDINATE_MAX_PX, DELTA_MAX_PX, DecodeError, Environment, Event,
-    EventKind, KeyClass, PAGE_CLOCK_MAX_US, PointerType,
+    Batch, COALESCED_MAX, COORDINATE_MAX_PX, DELTA_MAX_PX, DecodeError, Environment, Event, EventKind,
+    KeyClass, PAGE_CLOCK_MAX_US, PointerType,
 };
 use crate::session::{PAGES_MAX, Session, Window};
 use crate::time::Timestamp;
@@ -182,6 +182,12 @@ pub fn encode_batches(batches: &[Batch]) -> Vec<u8> {
     recording
 }
 
+/// The next frame of a recording, and what follows it; `None` where it is cut off.
+pub fn split_frame(mut rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = prost::decode_length_delimiter(&mut rest).ok()?;
+    rest.split_at_checked(length)
+}
+
 /// Reads a recording of our own wire format: [`WIRE_MAGIC`], then frames as they arrived, each after its
 /// length as a protobuf varint.
 pub fn parse_batches(bytes: &[u8]) -> Result<Vec<Batch>, DatasetError> {
@@ -192,12 +198,7 @@ pub fn parse_batches(bytes: &[u8]) -> Result<Vec<Batch>, DatasetError> {
         if batches.len() == RECORDING_BATCHES_MAX {
             return Err(DatasetError::TooManyBatches);
         }
-        let length =
-            prost::decode_length_delimiter(&mut rest).map_err(|_| DatasetError::CutOff { number })?;
-        if length > BATCH_BYTES_MAX {
-            return Err(DatasetError::Batch { number, cause: DecodeError::TooLarge(length) });
-        }
-        let (frame, after) = rest.split_at_checked(length).ok_or(DatasetError::CutOff { number })?;
+        let (frame, after) = split_frame(rest).ok_or(DatasetError::CutOff { number })?;
         batches.push(Batch::decode(frame).map_err(|cause| DatasetError::Batch { number, cause })?);
         rest = after;
     }
@@ -450,6 +451,7 @@ const REST_US: u64 = 1_500_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::BATCH_BYTES_MAX;
 
     #[test]
     fn rows_become_the_events_a_browser_sends() {

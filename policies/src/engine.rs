@@ -379,6 +379,16 @@ impl Engine {
         self.sessions.get(session).map(|tracked| &tracked.facts)
     }
 
+    /// Whose session it is.
+    pub fn identity(&self, session: &SessionId) -> Option<&Identity> {
+        self.sessions.get(session).map(|tracked| &tracked.identity)
+    }
+
+    /// The session as the detector watches it; `None` if there is none or assessments are replayed.
+    pub fn watched(&self, session: &SessionId) -> Option<&Session> {
+        self.sessions.get(session)?.watched.as_deref()
+    }
+
     /// Sessions held.
     pub fn len(&self) -> usize {
         self.sessions.len()

@@ -3,8 +3,10 @@
 //! The first line is `{"gaitway":"sessions","version":1}`. Every other line names a session and a
 //! time in milliseconds, and the facts that changed, by the names policies use:
 //! `{"session":"s_…","at":1800000000000,"user":"u_…","facts":{"bot.evidence":3.5,"evidence.seconds":12}}`.
-//! `user` and `groups` stand on a session's first line; facts not named keep their last value. Lines
-//! are in the order of time. Must not know: where lines come from, what is decided over them.
+//! `user` and `groups` stand on a session's first line; facts not named keep their last value. A line
+//! with `"opened":TIME` begins a session anew: whatever was read of it before counts no more, and
+//! facts not named have their defaults. Lines are in the order of time. Must not know: where lines
+//! come from, what is decided over them.
 
 use crate::facts::{FACTS, Fact, FactKind, FactValue, Facts, find};
 use crate::identity::{Identity, SessionId, SubjectId};
@@ -42,6 +44,8 @@ pub enum RecordError {
 struct Line {
     session: SessionId,
     at: u64,
+    #[serde(default)]
+    opened: Option<u64>,
     #[serde(default)]
     user: Option<SubjectId>,
     #[serde(default)]
@@ -156,6 +160,13 @@ impl Recording {
             last: at,
         });
         recorded.last = at;
+        if let Some(opened) = read.opened {
+            // A line may tell of a session that opened long before the recording did.
+            recorded.first = Timestamp(opened).min(at);
+            recorded.facts = Facts::default();
+            recorded.identity.subject = None;
+            recorded.identity.groups = Vec::new();
+        }
         if read.user.is_some() {
             recorded.identity.subject = read.user;
         }
@@ -176,11 +187,22 @@ impl Recording {
     }
 }
 
-/// Writes the line for `facts` at `at`: everything that differs from `before`, which is `None` for a
-/// session's first line. `None` if nothing differs. Addresses are not recorded.
-pub fn line(identity: &Identity, at: Timestamp, facts: &Facts, before: Option<&Facts>) -> Option<String> {
+/// What a reader knows of a session before a line.
+#[derive(Clone, Copy, Debug)]
+pub enum Before<'f> {
+    /// Nothing that counts: the line begins the session, which opened at this time.
+    Opened(Timestamp),
+    Known(&'f Facts),
+}
+
+/// Writes the line for `facts` at `at`: everything that differs from what is known `before`. `None` if
+/// nothing differs. Addresses are not recorded.
+pub fn line(identity: &Identity, at: Timestamp, facts: &Facts, before: Before<'_>) -> Option<String> {
     let usual = Facts::default();
-    let compared = before.unwrap_or(&usual);
+    let (compared, opened) = match before {
+        Before::Opened(opened) => (&usual, Some(opened)),
+        Before::Known(facts) => (facts, None),
+    };
     let mut changed = Map::new();
     for fact in FACTS.iter().filter(|fact| fact.tellable && !fact.name.starts_with("user.")) {
         // Age follows from the time of the first line.
@@ -192,13 +214,14 @@ pub fn line(identity: &Identity, at: Timestamp, facts: &Facts, before: Option<&F
             changed.insert(fact.name.to_owned(), json(value));
         }
     }
-    if changed.is_empty() && before.is_some() {
+    if changed.is_empty() && opened.is_none() {
         return None;
     }
     let mut line = Map::new();
     line.insert("session".into(), identity.session.to_string().into());
     line.insert("at".into(), at.0.into());
-    if before.is_none() {
+    if let Some(opened) = opened {
+        line.insert("opened".into(), opened.0.into());
         if let Some(subject) = identity.subject {
             line.insert("user".into(), subject.to_string().into());
         }
@@ -304,12 +327,12 @@ mod tests {
         };
         let mut facts = Facts { net_ip: "192.0.2.1".into(), route: "shop".into(), ..Facts::default() };
         facts.assessment.bot_evidence = 3.25;
-        let first = line(&identity, Timestamp(1), &facts, None).unwrap();
+        let first = line(&identity, Timestamp(1), &facts, Before::Opened(Timestamp(1))).unwrap();
         assert!(!first.contains("192.0.2.1"));
-        assert_eq!(line(&identity, Timestamp(2), &facts, Some(&facts)), None);
+        assert_eq!(line(&identity, Timestamp(2), &facts, Before::Known(&facts)), None);
         let mut later = facts.clone();
         later.assessment.bot_score = Some(0.75);
-        let second = line(&identity, Timestamp(2), &later, Some(&facts)).unwrap();
+        let second = line(&identity, Timestamp(2), &later, Before::Known(&facts)).unwrap();
         assert!(
             second.ends_with(r#""facts":{"bot.score":0.75},"session":"s_01010101010101010101010101010101"}"#)
         );
@@ -319,5 +342,18 @@ mod tests {
         let read = recording.read(&second).unwrap().unwrap();
         assert_eq!((read.identity.subject, read.identity.groups.len()), (identity.subject, 1));
         assert_eq!((read.facts.assessment.bot_evidence, read.facts.assessment.bot_score), (3.25, Some(0.75)));
+    }
+
+    #[test]
+    fn a_session_that_opens_anew_starts_from_nothing() {
+        let mut recording = Recording::new();
+        let first = format!(r#"{{"session":"{SESSION}","at":1,"facts":{{"bot.evidence":2.5}}}}"#);
+        let anew = format!(r#"{{"session":"{SESSION}","at":9,"opened":7,"facts":{{"bot.score":0.5}}}}"#);
+        for line in [HEADER, &first, &anew] {
+            recording.read(line).unwrap();
+        }
+        let recorded = recording.sessions().values().next().unwrap();
+        assert_eq!(recorded.facts.assessment.bot_evidence, 0.0);
+        assert_eq!((recorded.first, recorded.last), (Timestamp(7), Timestamp(9)));
     }
 }

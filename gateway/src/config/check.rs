@@ -61,6 +61,12 @@ pub(super) fn contradictions(
     if let Some(mail) = &config.alerts.mail {
         mails(mail, say);
     }
+    if !(0.0..=1.0).contains(&config.recording.share) {
+        say(&["recording.share"], format!("expected 0 to 1, found {}", config.recording.share));
+    }
+    if !is_plain_name(&config.recording.source) {
+        say(&["recording.source"], "expected 1 to 64 letters, digits, - and _".into());
+    }
     if config.revocation.redis_password_file.is_some() && config.revocation.redis.is_none() {
         say(
             &["revocation.redis_password_file", "revocation.redis"],
@@ -195,6 +201,10 @@ fn token(jwt: &Jwt, say: &mut impl FnMut(&[&str], String)) {
 /// A token as RFC 6265 asks of cookie names.
 fn is_cookie_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+fn is_plain_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
 }
 
 fn path_prefix(prefix: &str, say: &mut impl FnMut(&[&str], String)) {

@@ -80,6 +80,7 @@ impl TestOps {
             detector: Arc::new(Detector::load(DEFAULT_MODEL).unwrap()),
             standings: Arc::new(Standings::new()),
             outbox: outbox.clone(),
+            recorder: None,
         };
         let shards = Shards::start(2, &parts);
         let model = ModelInForce { hash: "0123456789abcdef".into(), calibrated: false };

@@ -20,7 +20,7 @@ const PASSWORD: &str = "operators share this password";
 /// Replicas share one secret, so that they agree on pseudonyms.
 const SECRET: &[(&str, &str)] = &[("GAITWAY_SECRET", "replicas share this secret of enough bytes")];
 
-fn settings(directory: &Path, more: &str) -> String {
+pub fn settings(directory: &Path, more: &str) -> String {
     std::fs::write(directory.join("key"), KEY).unwrap();
     std::fs::write(directory.join("password"), PASSWORD).unwrap();
     let files = directory.display();
@@ -30,13 +30,13 @@ fn settings(directory: &Path, more: &str) -> String {
 }
 
 /// A person logged in to the app: their token, as the app issued it.
-struct Person {
+pub struct Person {
     token: String,
     http: Client,
 }
 
 impl Person {
-    fn log_in(name: &str) -> Person {
+    pub fn log_in(name: &str) -> Person {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
@@ -49,20 +49,20 @@ impl Person {
         Person { token, http: Client::new() }
     }
 
-    fn get(&self, gateway: &Gateway, path: &str) -> RequestBuilder {
+    pub fn get(&self, gateway: &Gateway, path: &str) -> RequestBuilder {
         self.http.get(gateway.url(path)).header("cookie", self.cookie())
     }
 
-    fn cookie(&self) -> String {
+    pub fn cookie(&self) -> String {
         format!("session={}", self.token)
     }
 
-    async fn page(&self, gateway: &Gateway) -> Response {
+    pub async fn page(&self, gateway: &Gateway) -> Response {
         let request = self.get(gateway, "/page");
         request.header("sec-fetch-mode", "navigate").header("accept", "text/html").send().await.unwrap()
     }
 
-    async fn is_refused(&self, gateway: &Gateway) -> bool {
+    pub async fn is_refused(&self, gateway: &Gateway) -> bool {
         // A request under way at the moment of revocation is cut off: ask again.
         let mut answer = self.get(gateway, "/json").send().await;
         for _ in 0..5 {
@@ -76,13 +76,13 @@ impl Person {
         status == StatusCode::UNAUTHORIZED
     }
 
-    async fn socket(&self, gateway: &Gateway, path: &str) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
+    pub async fn socket(&self, gateway: &Gateway, path: &str) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
         let mut request = format!("ws://{}{path}", gateway.address).into_client_request().unwrap();
         request.headers_mut().insert("cookie", self.cookie().parse().unwrap());
         connect_async(request).await.unwrap().0
     }
 
-    async fn telemetry(&self, gateway: &Gateway) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
+    pub async fn telemetry(&self, gateway: &Gateway) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
         let request = self.http.post(gateway.url("/_gaitway/token")).header("cookie", self.cookie());
         let token = request.send().await.unwrap().text().await.unwrap();
         self.socket(gateway, &format!("/_gaitway/t?p={token}")).await
@@ -90,23 +90,23 @@ impl Person {
 }
 
 /// The operators' API as the page and the command line use it.
-struct Operator;
+pub struct Operator;
 
 impl Operator {
-    async fn get(gateway: &Gateway, path: &str) -> Value {
+    pub async fn get(gateway: &Gateway, path: &str) -> Value {
         let url = format!("http://{}/api{path}", gateway.ops);
         let answer = Client::new().get(url).bearer_auth(PASSWORD).send().await.unwrap();
         answer.json().await.unwrap()
     }
 
-    async fn post(gateway: &Gateway, path: &str) -> StatusCode {
+    pub async fn post(gateway: &Gateway, path: &str) -> StatusCode {
         let url = format!("http://{}/api{path}", gateway.ops);
         let body = json!({ "why": "a test asked for it" });
         Client::new().post(url).bearer_auth(PASSWORD).json(&body).send().await.unwrap().status()
     }
 
     /// The id of the only live session, once the engine has seen it.
-    async fn only_session(gateway: &Gateway) -> String {
+    pub async fn only_session(gateway: &Gateway) -> String {
         let mut id = String::new();
         eventually("the session is listed", async || {
             let list = Operator::get(gateway, "/sessions").await;
@@ -119,7 +119,7 @@ impl Operator {
     }
 
     /// Lists the person's session, revokes it, and waits until the gateway refuses it.
-    async fn revoke(gateway: &Gateway, person: &Person) -> String {
+    pub async fn revoke(gateway: &Gateway, person: &Person) -> String {
         assert!(!person.is_refused(gateway).await);
         let session = Operator::only_session(gateway).await;
         let status = Operator::post(gateway, &format!("/sessions/{session}/revoke")).await;

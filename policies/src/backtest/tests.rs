@@ -1,7 +1,7 @@
 //! What a back-test says about recordings made by hand.
 
 use super::*;
-use crate::record::{HEADER, line};
+use crate::record::{Before, HEADER, line};
 use crate::report::{Side, html, json, text};
 use crate::{Identity, facts::Facts};
 use expect_test::expect;
@@ -28,13 +28,10 @@ fn recording() -> Vec<String> {
             };
             let mut facts = Facts::default();
             facts.assessment.bot_evidence = f32::from(n) * step as f32;
-            let before = (step > 0).then(Facts::default);
-            lines.extend(line(
-                &identity,
-                Timestamp(1_800_000_000_000 + step * 10_000),
-                &facts,
-                before.as_ref(),
-            ));
+            let at = Timestamp(1_800_000_000_000 + step * 10_000);
+            let usual = Facts::default();
+            let before = if step > 0 { Before::Known(&usual) } else { Before::Opened(at) };
+            lines.extend(line(&identity, at, &facts, before));
         }
     }
     lines
