@@ -12,6 +12,7 @@ use crate::proxy::Gateway;
 use crate::proxy::identity::Identifier;
 use crate::proxy::limits::Connections;
 use crate::proxy::listen::{Front, TlsFront};
+use crate::proxy::rates::Rates;
 use crate::proxy::upstream::Upstream;
 use crate::recorder::Recorder;
 use crate::revocation::{Change, Revocations, Scope};
@@ -101,6 +102,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         standings,
         shards.clone(),
         edge,
+        Rates::new(config.limits.rate_buckets_max)?,
         routes.clone(),
     );
     let front = Front::new(&config, gateway, connections.clone(), tls.clone());

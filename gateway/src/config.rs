@@ -118,6 +118,9 @@ settings! {
         pub telemetry_sockets_per_session_max: u32,
         /// Telemetry frames a second from one session, averaged over ten seconds.
         pub telemetry_frames_per_second_max: u32,
+        /// Buckets of the policy's rate limits in memory, 33 bytes each; where they do not suffice, the
+        /// fullest is forgotten.
+        pub rate_buckets_max: usize,
         /// Sessions in memory, all shards together.
         pub sessions_max: usize,
         /// A session without any sign of life is closed after this long.
@@ -425,6 +428,7 @@ impl Default for Limits {
             telemetry_sockets_max: 12_000,
             telemetry_sockets_per_session_max: 16,
             telemetry_frames_per_second_max: 8,
+            rate_buckets_max: 131_072,
             sessions_max: 100_000,
             session_idle_ms: 30 * 60_000,
             drain_ms: 10_000,

@@ -280,16 +280,10 @@ impl Edge {
         problem(StatusCode::FORBIDDEN, &body)
     }
 
-    pub fn throttled(&self, retry_after_seconds: u32) -> Response<Bytes> {
-        let body = serde_json::json!({
-            "type": "about:blank",
-            "title": "Too many requests",
-            "status": 429,
-            "detail": format!("Try again in {retry_after_seconds} s."),
-        });
-        let mut response = problem(StatusCode::TOO_MANY_REQUESTS, &body);
-        response.headers_mut().insert(header::RETRY_AFTER, retry_after_seconds.into());
-        response
+    /// What a person gets who was too fast, or whose neighbour was.
+    pub fn slow_down_page(&self, retry_after_seconds: u32, request: &EdgeRequest<'_>) -> Response<Bytes> {
+        let page = self.pages.slow_down(request.headers, retry_after_seconds);
+        retry_after(html(StatusCode::TOO_MANY_REQUESTS, page), retry_after_seconds)
     }
 
     async fn challenge(&self, request: &EdgeRequest<'_>) -> Response<Bytes> {
@@ -423,6 +417,23 @@ fn clear_cookies(headers: &mut HeaderMap, names: &[String], https: bool) {
             headers.append(header::SET_COOKIE, value);
         }
     }
+}
+
+/// What a script gets instead; the type is that of draft-ietf-httpapi-ratelimit-headers.
+pub fn slow_down_problem(limit: &str, retry_after_seconds: u32) -> Response<Bytes> {
+    let body = serde_json::json!({
+        "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
+        "title": "Too many requests",
+        "status": 429,
+        "detail": format!("Try again in {retry_after_seconds} s."),
+        "violated-policies": [limit],
+    });
+    retry_after(problem(StatusCode::TOO_MANY_REQUESTS, &body), retry_after_seconds)
+}
+
+fn retry_after(mut response: Response<Bytes>, seconds: u32) -> Response<Bytes> {
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    response
 }
 
 /// A plain answer where a request cannot be served; names no cause and no software.

@@ -10,6 +10,7 @@ pub mod identity;
 pub mod inject;
 pub mod limits;
 pub mod listen;
+pub mod rates;
 pub mod upstream;
 
 use crate::clock;
@@ -22,9 +23,11 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use forward::Visitor;
+use gaitway_models::Timestamp;
 use gaitway_models::session::RequestSeen;
+use gaitway_policies::facts::Facts;
 use gaitway_policies::route::{Outage, RequestLine};
-use gaitway_policies::{Identity, Input, PolicySet};
+use gaitway_policies::{Identity, Input, PolicySet, SessionId};
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use identity::{Caller, Identifier};
 use inject::{Injection, Injector, Plan, Prepared};
@@ -36,6 +39,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use rates::{Counted, Fields, Over, Rates, Requester};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +62,7 @@ pub struct Gateway {
     pub standings: Arc<Standings>,
     pub shards: Arc<Shards>,
     pub edge: Arc<Edge>,
+    rates: Rates,
     policies: Arc<ArcSwap<PolicySet>>,
     /// Keyed anew in each process: paths are counted, never kept.
     path_hasher: RandomState,
@@ -80,6 +85,13 @@ struct Meters {
     own_seconds: Histogram,
 }
 
+/// Why a request is answered here instead of by the app.
+enum Held {
+    LoggedOut { incident: String },
+    TooMany(Over),
+    Challenge,
+}
+
 /// What one request carries from phase to phase.
 pub struct Visit {
     started: Instant,
@@ -98,6 +110,8 @@ pub struct Visit {
     /// The route wants the collector in its pages.
     inject: bool,
     tag: Option<String>,
+    /// What the response says about rate limits.
+    rate_fields: Fields,
     prepared: Prepared,
     injection: Option<Box<Injection>>,
     request_bytes: u64,
@@ -115,10 +129,12 @@ impl Gateway {
         standings: Arc<Standings>,
         shards: Arc<Shards>,
         edge: Arc<Edge>,
+        rates: Rates,
         policies: Arc<ArcSwap<PolicySet>>,
     ) -> Gateway {
         Gateway {
             upstream,
+            rates,
             cookies_to_clear: identifier.cookies_to_clear(),
             identifier,
             revocations,
@@ -197,18 +213,43 @@ impl Gateway {
         {
             return self.refuse_malformed(session, visit, 503).await;
         }
-        let verdict = match (refusal, caller.known()) {
-            (Some(refusal), _) => Verdict::Deny { incident: refusal.incident },
-            (None, Some(identity)) => self.standings.verdict(&identity.session, now),
-            (None, None) => return Ok(false),
+        let held = match (refusal, caller.known()) {
+            (Some(refusal), _) => Some(Held::LoggedOut { incident: refusal.incident }),
+            (None, known) => self.count(visit).or_else(|| self.hold(visit, &known?.session, now)),
         };
-        match verdict {
-            Verdict::Allow => Ok(false),
+        match held {
+            None => Ok(false),
+            Some(held) => self.refuse(session, visit, &caller, https, held).await,
+        }
+    }
+
+    /// Counts the request against the limits of its route.
+    fn count(&self, visit: &mut Visit) -> Option<Held> {
+        let policies = self.policies.load();
+        if policies.limits().is_empty() {
+            return None;
+        }
+        let requester = Requester {
+            session: visit.identity.as_ref().map(|identity| &identity.session),
+            address: visit.visitor.as_ref()?.address,
+            route: &visit.route,
+        };
+        let counted = self.rates.count(&policies, &requester, || is_allowed(&policies, visit));
+        take_fields(visit, counted)
+    }
+
+    /// What stands against the session, unless an allow rule speaks for this very request.
+    fn hold(&self, visit: &mut Visit, session: &SessionId, now: Timestamp) -> Option<Held> {
+        match self.standings.verdict(session, now) {
+            Verdict::Allow => None,
+            Verdict::Deny { incident } => Some(Held::LoggedOut { incident }),
+            _ if is_allowed(&self.policies.load(), visit) => None,
             Verdict::Tag(value) => {
                 visit.tag = Some(value);
-                Ok(false)
+                None
             }
-            verdict => self.refuse(session, visit, &caller, https, verdict).await,
+            Verdict::Throttle(rate) => take_fields(visit, self.rates.throttle(session, rate)),
+            Verdict::Challenge => Some(Held::Challenge),
         }
     }
 
@@ -255,27 +296,31 @@ impl Gateway {
         visit: &mut Visit,
         caller: &Caller,
         https: bool,
-        verdict: Verdict,
+        held: Held,
     ) -> Result<bool> {
         visit.own = true;
         let page = visit.navigation && !visit.upgrade;
         let header = session.req_header();
         let (path, query) = (header.uri.path().to_owned(), header.uri.query().map(str::to_owned));
-        let response = {
+        let mut response = {
             let request =
                 self.own_request(header, (&path, query.as_deref()), caller, https, None, Bytes::new());
-            match &verdict {
-                Verdict::Deny { incident } if page => self.edge.logout_page(incident, &request),
-                Verdict::Deny { incident } => self.edge.logout_problem(incident, &request),
-                Verdict::Throttled { retry_after_seconds } => self.edge.throttled(*retry_after_seconds),
-                Verdict::Challenge if page => self.edge.challenge_page(caller.identity(), &request),
-                _ => self.edge.challenge_problem(),
+            match &held {
+                Held::LoggedOut { incident } if page => self.edge.logout_page(incident, &request),
+                Held::LoggedOut { incident } => self.edge.logout_problem(incident, &request),
+                Held::TooMany(over) if page => self.edge.slow_down_page(over.retry_after_seconds, &request),
+                Held::TooMany(over) => edge::slow_down_problem(&over.limit, over.retry_after_seconds),
+                Held::Challenge if page => self.edge.challenge_page(caller.identity(), &request),
+                Held::Challenge => self.edge.challenge_problem(),
             }
         };
-        let outcome = match verdict {
-            Verdict::Deny { .. } => "deny",
-            Verdict::Throttled { .. } => "throttle",
-            _ => "challenge",
+        for (name, value) in std::mem::take(&mut visit.rate_fields).into_pairs() {
+            response.headers_mut().insert(name, value);
+        }
+        let outcome = match held {
+            Held::LoggedOut { .. } => "deny",
+            Held::TooMany(_) => "throttle",
+            Held::Challenge => "challenge",
         };
         counter!("gaitway_requests_refused_total", "outcome" => outcome).increment(1);
         if length_of(&session.req_header().headers).is_some_and(|length| length <= DRAIN_BYTES_MAX) {
@@ -438,6 +483,7 @@ impl ProxyHttp for Gateway {
             route: String::new(),
             inject: true,
             tag: None,
+            rate_fields: Fields::default(),
             prepared: Prepared::default(),
             injection: None,
             request_bytes: 0,
@@ -535,6 +581,9 @@ impl ProxyHttp for Gateway {
             // HTTP/1.0 knows no chunks: a body without a length ends with the connection.
             response.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
+        }
+        for (name, value) in std::mem::take(&mut visit.rate_fields).into_pairs() {
+            response.append_header(name, value)?;
         }
         let (Some(injector), Some(visitor), true) = (&self.injector, &visit.visitor, visit.inject) else {
             return Ok(());
@@ -662,6 +711,25 @@ impl Meters {
             own_seconds: histogram!("gaitway_request_seconds", "answered_by" => "gateway"),
         }
     }
+}
+
+/// Keeps the header fields for the response.
+fn take_fields(visit: &mut Visit, counted: Counted) -> Option<Held> {
+    visit.rate_fields = counted.fields;
+    counted.over.map(Held::TooMany)
+}
+
+/// Whether an allow rule over what the request itself says speaks for it.
+fn is_allowed(policies: &PolicySet, visit: &Visit) -> bool {
+    let identity = visit.identity.as_ref();
+    let facts = Facts {
+        route: visit.route.clone(),
+        net_ip: visit.visitor.as_ref().map(|visitor| visitor.address.to_string()).unwrap_or_default(),
+        user_id: identity.map(|identity| identity.user_id()).unwrap_or_default(),
+        user_groups: identity.map(|identity| identity.groups.clone()).unwrap_or_default(),
+        ..Facts::default()
+    };
+    policies.allows_at_door(&facts).is_some()
 }
 
 /// A bounded label for an error.

@@ -220,7 +220,7 @@ impl Shard {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Stand { session, standing, until } => {
-                    self.standings.set(session, standing, until, now);
+                    self.standings.set(session, standing, until);
                 }
                 Effect::Incident(incident) => {
                     incident_id = Some(incident.id.clone());

@@ -3,12 +3,13 @@
 //! Written by shards only. Reading costs one atomic load while nobody stands out.
 
 use gaitway_models::Timestamp;
+use gaitway_policies::limit::Rate;
 use gaitway_policies::{SessionId, Standing};
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 /// Independent locks, so that one shard's write seldom meets a request.
 const PARTS: usize = 16;
@@ -19,10 +20,8 @@ pub enum Verdict {
     Allow,
     /// Pass, with a header to the app.
     Tag(String),
-    /// Too fast; try again after so many seconds.
-    Throttled {
-        retry_after_seconds: u32,
-    },
+    /// Pass, as long as the session's requests stay within this rate.
+    Throttle(Rate),
     Challenge,
     Deny {
         incident: String,
@@ -32,13 +31,6 @@ pub enum Verdict {
 struct Entry {
     standing: Standing,
     until: Timestamp,
-    bucket: Mutex<Bucket>,
-}
-
-/// Token bucket of one throttled session.
-struct Bucket {
-    tokens: f64,
-    filled_at: Timestamp,
 }
 
 #[derive(Default)]
@@ -53,7 +45,7 @@ impl Standings {
         Standings::default()
     }
 
-    /// Whether the session may pass at `now`; takes a token if it is throttled.
+    /// Whether the session may pass at `now`.
     pub fn verdict(&self, session: &SessionId, now: Timestamp) -> Verdict {
         if self.entries.load(Ordering::Acquire) == 0 {
             return Verdict::Allow;
@@ -67,21 +59,18 @@ impl Standings {
             Standing::Challenge | Standing::StepUp { .. } => Verdict::Challenge,
             Standing::Deny { incident } => Verdict::Deny { incident: incident.clone() },
             Standing::Throttle { requests_per_minute, burst } => {
-                let mut bucket = entry.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-                bucket.take(now, f64::from(*requests_per_minute) / 60.0, f64::from(*burst))
+                Verdict::Throttle(Rate { requests_per_minute: *requests_per_minute, burst: *burst })
             }
         }
     }
 
     /// Sets a session's standing; `Allow` removes it from the board.
-    pub fn set(&self, session: SessionId, standing: Standing, until: Timestamp, now: Timestamp) {
+    pub fn set(&self, session: SessionId, standing: Standing, until: Timestamp) {
         if standing == Standing::Allow {
             return self.forget(&session);
         }
-        let burst = if let Standing::Throttle { burst, .. } = standing { f64::from(burst) } else { 0.0 };
-        let bucket = Mutex::new(Bucket { tokens: burst, filled_at: now });
         let mut part = self.part(&session).write().unwrap_or_else(PoisonError::into_inner);
-        if part.insert(session, Entry { standing, until, bucket }).is_none() {
+        if part.insert(session, Entry { standing, until }).is_none() {
             self.entries.fetch_add(1, Ordering::Release);
         }
     }
@@ -116,20 +105,6 @@ impl Standings {
     }
 }
 
-impl Bucket {
-    fn take(&mut self, now: Timestamp, per_second: f64, burst: f64) -> Verdict {
-        let passed = now.since(self.filled_at).as_secs_f64();
-        self.tokens = (self.tokens + passed * per_second).min(burst.max(1.0));
-        self.filled_at = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Verdict::Allow;
-        }
-        let wait = ((1.0 - self.tokens) / per_second.max(1e-3)).ceil();
-        Verdict::Throttled { retry_after_seconds: wait.clamp(1.0, 3600.0) as u32 }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +116,7 @@ mod tests {
     fn a_standing_holds_for_its_session_until_its_time_ends() {
         let board = Standings::new();
         assert_eq!(board.verdict(&SESSION, Timestamp(0)), Verdict::Allow);
-        board.set(SESSION, Standing::Challenge, Timestamp(100), Timestamp(0));
+        board.set(SESSION, Standing::Challenge, Timestamp(100));
         assert_eq!(board.verdict(&SESSION, Timestamp(99)), Verdict::Challenge);
         assert_eq!(board.verdict(&OTHER, Timestamp(99)), Verdict::Allow);
         assert_eq!(board.verdict(&SESSION, Timestamp(100)), Verdict::Allow);
@@ -152,22 +127,10 @@ mod tests {
     #[test]
     fn allow_and_forget_leave_nothing_behind() {
         let board = Standings::new();
-        board.set(SESSION, Standing::Deny { incident: "A".into() }, Timestamp(100), Timestamp(0));
-        board.set(SESSION, Standing::Allow, Timestamp(100), Timestamp(0));
+        board.set(SESSION, Standing::Deny { incident: "A".into() }, Timestamp(100));
+        board.set(SESSION, Standing::Allow, Timestamp(100));
         board.forget(&OTHER);
         assert!(board.is_empty());
         assert_eq!(board.verdict(&SESSION, Timestamp(1)), Verdict::Allow);
-    }
-
-    #[test]
-    fn a_throttled_session_gets_its_burst_then_its_rate() {
-        let board = Standings::new();
-        let throttle = Standing::Throttle { requests_per_minute: 60, burst: 2 };
-        board.set(SESSION, throttle, Timestamp(100_000), Timestamp(0));
-        assert_eq!(board.verdict(&SESSION, Timestamp(0)), Verdict::Allow);
-        assert_eq!(board.verdict(&SESSION, Timestamp(0)), Verdict::Allow);
-        assert_eq!(board.verdict(&SESSION, Timestamp(0)), Verdict::Throttled { retry_after_seconds: 1 });
-        assert_eq!(board.verdict(&SESSION, Timestamp(1000)), Verdict::Allow);
-        assert_eq!(board.verdict(&SESSION, Timestamp(1500)), Verdict::Throttled { retry_after_seconds: 1 });
     }
 }

@@ -43,6 +43,8 @@ struct Expectation {
     told: Option<Vec<String>>,
     /// Second of the recorded session at which it is shut out, to the second.
     second: Option<u64>,
+    /// Limits that count a request on the route of the facts.
+    limits: Option<Vec<String>>,
 }
 
 /// What a policy says, in the words of a case.
@@ -56,6 +58,9 @@ pub struct Said {
     /// All rules that spoke, the deciding one included, in the order of the file.
     pub told: Vec<String>,
     pub second: Option<u64>,
+    /// The limits that count a request on this route, in the order in which they are counted. What an
+    /// allow rule lets through without knowing the session is not held up by them.
+    pub limits: Vec<String>,
 }
 
 /// Reads a file of cases. `fetch` gets the text of a recording named in it.
@@ -101,6 +106,7 @@ impl Case {
         let second = |second: u64| second.to_string();
         compare("second", self.expect.second.map(second), said.second.map(second));
         let told = |told: &[String]| format!("[{}]", told.join(", "));
+        compare("limits", self.expect.limits.as_deref().map(told), Some(told(&said.limits)));
         compare("told", self.expect.told.as_deref().map(told), Some(told(&said.told)));
         (said, failures)
     }
@@ -108,13 +114,25 @@ impl Case {
 
 impl Said {
     fn nothing() -> Said {
-        Said { decision: "none".into(), rule: None, mode: None, reason: None, told: Vec::new(), second: None }
+        Said {
+            decision: "none".into(),
+            rule: None,
+            mode: None,
+            reason: None,
+            told: Vec::new(),
+            second: None,
+            limits: Vec::new(),
+        }
     }
 
     /// Shadow counts as if it were enforced: the strictest rule that speaks is the decision.
     pub fn over_facts(policies: &PolicySet, facts: &Facts) -> Said {
         let decision = decide(policies, facts);
         let rules = policies.rules();
+        let limits = match policies.allows_at_door(facts) {
+            Some(_) => Vec::new(),
+            None => policies.limits_on(&facts.route).map(|limit| limit.name.to_string()).collect(),
+        };
         let mut spoke: Vec<usize> = decision.told.iter().copied().chain(decision.acts).collect();
         spoke.extend(decision.allowed);
         spoke.sort_unstable();
@@ -124,7 +142,7 @@ impl Said {
         });
         let told = spoke.iter().map(|index| rules[*index].name.to_string()).collect();
         let Some(rule) = strictest.map(|index| &rules[index]) else {
-            return Said { told, ..Said::nothing() };
+            return Said { told, limits, ..Said::nothing() };
         };
         Said {
             decision: word(rule),
@@ -133,6 +151,7 @@ impl Said {
             reason: Some(rule.reason.text(facts)),
             told,
             second: None,
+            limits,
         }
     }
 
@@ -158,6 +177,7 @@ impl Said {
                 reason: Some(verdict.reason),
                 told,
                 second: Some(verdict.second as u64),
+                limits: Vec::new(),
             });
         }
         let strictest = outcome.rules.iter().max_by_key(|(_, tally)| tally.action);
@@ -237,6 +257,20 @@ pub fn differences(old: &PolicySet, new: &PolicySet) -> Vec<String> {
         change("for", span(before.hold_ms), span(rule.hold_ms));
         change("cool_down", span(before.cool_down_ms), span(rule.cool_down_ms));
         change("reason", before.reason.source().into(), rule.reason.source().into());
+    }
+    for limit in old.limits() {
+        match new.limits().iter().find(|other| other.name == limit.name) {
+            None => lines.push(format!("- limit {}: {}", limit.name, limit.sentence())),
+            Some(now) if now != limit => {
+                lines.push(format!("~ limit {}: {} → {}", limit.name, limit.sentence(), now.sentence()));
+            }
+            Some(_) => {}
+        }
+    }
+    for limit in new.limits() {
+        if !old.limits().iter().any(|other| other.name == limit.name) {
+            lines.push(format!("+ limit {}: {}", limit.name, limit.sentence()));
+        }
     }
     let budget = |policies: &PolicySet| {
         let budget = policies.budget;
@@ -363,7 +397,8 @@ fn read_expectation<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) ->
         let decision = reader.one_of(node, field, &decisions)?.to_owned();
         return Some(Expectation { decision: Some(decision), ..Expectation::default() });
     }
-    let fields = reader.mapping(node, field, &["decision", "rule", "mode", "reason", "told", "second"])?;
+    let keys = ["decision", "rule", "mode", "reason", "told", "second", "limits"];
+    let fields = reader.mapping(node, field, &keys)?;
     let mut expect = Expectation::default();
     if let Some((node, path)) = fields.get("decision") {
         expect.decision = Some(reader.one_of(node, &path, &decisions)?.to_owned());
@@ -382,6 +417,9 @@ fn read_expectation<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) ->
     }
     if let Some((node, path)) = fields.get("second") {
         expect.second = Some(reader.integer(node, &path, 0, u64::MAX)?);
+    }
+    if let Some((node, path)) = fields.get("limits") {
+        expect.limits = Some(reader.texts(node, &path)?);
     }
     if expect == Expectation::default() {
         reader.mistake(

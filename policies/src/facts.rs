@@ -52,6 +52,13 @@ pub struct Fact {
     pub set: fn(&mut Facts, FactValue<'_>) -> bool,
 }
 
+impl Fact {
+    /// Whether a request alone tells it, before anything is known of the session.
+    pub fn at_door(&self) -> bool {
+        matches!(self.name, "route" | "net.ip" | "net.country" | "user.id" | "user.groups")
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FactKind {
     Bool,

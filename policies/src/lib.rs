@@ -13,6 +13,7 @@ pub mod engine;
 pub mod facts;
 pub mod format;
 pub mod identity;
+pub mod limit;
 pub mod policy;
 pub mod record;
 pub mod report;

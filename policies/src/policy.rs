@@ -7,6 +7,7 @@ use crate::condition::Condition;
 use crate::document::{Document, Fields, MISTAKES_MAX, Node, Position, Reader, Value, nearest};
 use crate::engine::{Action, Mode};
 use crate::facts::{FACTS, Facts, find};
+use crate::limit::{IPV6_PREFIX, LIMITS_MAX, Limit, Per, REQUESTS_MAX, Rate};
 use crate::route::{DEFAULT_ROUTE, Match, Outage, PathPattern, RequestLine, Route};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -51,6 +52,10 @@ pub struct PolicySet {
     fallback: Route,
     /// Routes that name their rules, with whether each rule applies.
     narrowed: Vec<(String, Vec<bool>)>,
+    /// Narrow ones first: session, address, route.
+    limits: Vec<Limit>,
+    /// Allow rules that a request alone can satisfy, by position.
+    at_door: Vec<usize>,
     pub budget: Budget,
     /// How long a passed challenge is not asked again, in ms.
     pub challenge_pass_ms: u64,
@@ -150,7 +155,7 @@ impl PolicySet {
         }
         check_names(&mut mistakes, &draft);
         check_reachable(&mut mistakes, &draft.rules);
-        check_routes(&mut mistakes, &draft);
+        check_routes(&mut mistakes, &draft, file);
         if !budgeted {
             check_budget(&mut mistakes, &draft.rules);
         }
@@ -182,6 +187,22 @@ impl PolicySet {
         }
     }
 
+    /// The limits that count requests on `route`, in the order in which they are counted.
+    pub fn limits_on<'p>(&'p self, route: &'p str) -> impl Iterator<Item = &'p Limit> {
+        self.limits.iter().filter(move |limit| limit.covers(route))
+    }
+
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// The allow rule that lets a request through on what the request itself says: its route, address
+    /// and login. Rules that look at how a session behaves are the engine's to read.
+    pub fn allows_at_door(&self, facts: &Facts) -> Option<&Rule> {
+        let rules = self.at_door.iter().map(|index| &self.rules[*index]);
+        rules.into_iter().find(|rule| rule.condition.holds(facts) == Ok(true))
+    }
+
     /// First 16 hex digits of the SHA-256 of the policy text; carried by every decision.
     pub fn version(&self) -> &str {
         &self.version
@@ -196,9 +217,10 @@ impl PolicySet {
         self.rules.iter().find(|rule| &*rule.name == name)
     }
 
-    /// True if any rule may shut somebody out.
+    /// True if any rule or limit may get in somebody's way.
     pub fn enforces(&self) -> bool {
         self.rules.iter().any(|rule| rule.mode == Mode::Enforce && rule.measure != Measure::Allow)
+            || self.limits.iter().any(|limit| limit.mode == Mode::Enforce)
     }
 }
 
@@ -274,6 +296,7 @@ struct Draft {
     mode: Option<Mode>,
     rules: Vec<Rule>,
     routes: Vec<(Route, Arc<str>, Position)>,
+    limits: Vec<(Limit, Position)>,
     budget: Option<Budget>,
     challenge_pass_ms: Option<u64>,
     imports: Vec<(String, Position, String)>,
@@ -291,9 +314,16 @@ impl Draft {
             let names = route.rules.as_ref()?;
             Some((route.name.clone(), self.rules.iter().map(|rule| applies(rule, names)).collect()))
         });
+        let mut limits: Vec<Limit> = self.limits.into_iter().map(|(limit, _)| limit).collect();
+        limits.sort_by_key(|limit| limit.per);
+        let at_door = |rule: &Rule| {
+            rule.measure == Measure::Allow && rule.condition.names().iter().all(|fact| FACTS[*fact].at_door())
+        };
         PolicySet {
             version: hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
             narrowed: narrowed.collect(),
+            limits,
+            at_door: (0..self.rules.len()).filter(|index| at_door(&self.rules[*index])).collect(),
             fallback: routes
                 .iter()
                 .find(|route| route.name == DEFAULT_ROUTE)
@@ -307,7 +337,8 @@ impl Draft {
     }
 }
 
-pub(crate) const POLICY_KEYS: &[&str] = &["mode", "import", "routes", "rules", "budget", "challenge"];
+pub(crate) const POLICY_KEYS: &[&str] =
+    &["mode", "import", "routes", "rules", "limits", "budget", "challenge"];
 
 fn read<'d>(reader: &mut Reader<'d>) -> Option<Draft> {
     let document = reader.document;
@@ -338,6 +369,7 @@ fn read<'d>(reader: &mut Reader<'d>) -> Option<Draft> {
         reader.mistake(fields.at, "rules", "missing", Some(hint.into()));
     }
     read_lists(reader, &fields, &mut draft);
+    read_limits(reader, &fields, &mut draft);
     draft.budget = read_budget(reader, &fields);
     Some(draft)
 }
@@ -607,21 +639,78 @@ fn read_throttle<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Mea
         return None;
     };
     let fields = reader.mapping(node, &path, &["requests_per_minute", "burst"])?;
+    let Rate { requests_per_minute, burst } = read_rate(reader, &fields)?;
+    Some(Measure::Throttle { requests_per_minute, burst })
+}
+
+fn read_rate<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Rate> {
+    let most = u64::from(REQUESTS_MAX);
     let rate = match fields.get("requests_per_minute") {
-        Some((node, path)) => reader.integer(node, &path, 1, 1_000_000)?,
+        Some((node, path)) => reader.integer(node, &path, 1, most)?,
         None => {
             reader.mistake(fields.at, &fields.path("requests_per_minute"), "missing", None);
             return None;
         }
     };
     let burst = match fields.get("burst") {
-        Some((node, path)) => reader.integer(node, &path, 1, 1_000_000)?,
+        Some((node, path)) => reader.integer(node, &path, 1, most)?,
         // A page brings a dozen requests at once; a burst below that breaks the page it lets in.
         None => rate.div_ceil(4).max(12),
     };
-    Some(Measure::Throttle {
-        requests_per_minute: u32::try_from(rate).ok()?,
-        burst: u32::try_from(burst).ok()?,
+    Some(Rate { requests_per_minute: u32::try_from(rate).ok()?, burst: u32::try_from(burst).ok()? })
+}
+
+pub(crate) const LIMIT_KEYS: &[&str] =
+    &["name", "per", "routes", "requests_per_minute", "burst", "mode", "ipv6_prefix"];
+const PERS: &[(&str, Per)] = &[("session", Per::Session), ("address", Per::Address), ("route", Per::Route)];
+
+fn read_limits<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>, draft: &mut Draft) {
+    let Some((node, field)) = fields.get("limits") else { return };
+    let items = reader.sequence(node, &field).unwrap_or(&[]);
+    if items.len() > LIMITS_MAX {
+        reader.mistake(node.at, &field, format!("more than {LIMITS_MAX} limits"), None);
+    }
+    let default_mode = draft.mode.unwrap_or(Mode::Shadow);
+    for (index, item) in items.iter().take(LIMITS_MAX).enumerate() {
+        let path = format!("{field}[{index}]");
+        let Some(limit) = read_limit(reader, item, &path, default_mode) else { continue };
+        if draft.limits.iter().any(|(other, _)| other.name == limit.name) {
+            let message = format!("two limits are called `{}`", limit.name);
+            reader.mistake(item.at, &format!("{path}.name"), message, None);
+        }
+        draft.limits.push((limit, item.at));
+    }
+}
+
+fn read_limit<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str, default_mode: Mode) -> Option<Limit> {
+    let fields = reader.mapping(node, field, LIMIT_KEYS)?;
+    let name = read_name(reader, &fields);
+    let rate = read_rate(reader, &fields);
+    let mode = fields.get("mode").and_then(|(node, path)| reader.one_of(node, &path, MODES));
+    let routes = fields.get("routes").and_then(|(node, path)| reader.texts(node, &path));
+    let per = match fields.get("per") {
+        Some((node, path)) => reader.one_of(node, &path, PERS),
+        None => {
+            let hint = "whose requests are counted together: session, address or route";
+            reader.mistake(fields.at, &fields.path("per"), "missing", Some(hint.into()));
+            None
+        }
+    }?;
+    let mut ipv6_prefix = IPV6_PREFIX;
+    if let Some((node, path)) = fields.get("ipv6_prefix") {
+        if per != Per::Address {
+            reader.mistake(node.at, &path, "belongs to `per: address`", None);
+        }
+        // From a provider's whole allocation to a single machine.
+        ipv6_prefix = u8::try_from(reader.integer(node, &path, 32, 128)?).ok()?;
+    }
+    Some(Limit {
+        name: name?.into(),
+        per,
+        rate: rate?,
+        mode: mode.unwrap_or(default_mode),
+        routes,
+        ipv6_prefix,
     })
 }
 
@@ -754,8 +843,8 @@ fn check_names(mistakes: &mut Vec<PolicyError>, draft: &Draft) {
     }
 }
 
-/// Rules that name a route that is none, and routes that name a rule that is none.
-fn check_routes(mistakes: &mut Vec<PolicyError>, draft: &Draft) {
+/// Rules and limits that name a route that is none, and routes that name a rule that is none.
+fn check_routes(mistakes: &mut Vec<PolicyError>, draft: &Draft, file: &str) {
     for (route, file, at) in &draft.routes {
         for name in route.rules.iter().flatten() {
             if !draft.rules.iter().any(|rule| *rule.name == **name) {
@@ -769,6 +858,21 @@ fn check_routes(mistakes: &mut Vec<PolicyError>, draft: &Draft) {
                     hint: nearest(name, names).map(|near| format!("did you mean `{near}`?")),
                 });
             }
+        }
+    }
+    let known =
+        |name: &str| name == DEFAULT_ROUTE || draft.routes.iter().any(|(route, ..)| route.name == name);
+    for (limit, at) in &draft.limits {
+        for name in limit.routes.iter().flatten().filter(|name| !known(name)) {
+            let names = draft.routes.iter().map(|(route, ..)| route.name.as_str()).chain([DEFAULT_ROUTE]);
+            mistakes.push(PolicyError {
+                file: file.to_owned(),
+                line: at.line,
+                column: at.column,
+                field: "limits".into(),
+                message: format!("limit `{}` names an unknown route `{name}`", limit.name),
+                hint: nearest(name, names).map(|near| format!("did you mean `{near}`?")),
+            });
         }
     }
     if draft.routes.is_empty() {

@@ -1,5 +1,5 @@
 //! The pages a person may be shown: the logout page and the challenge, in the person's language or
-//! from the operator's own templates.
+//! from the operator's own templates, and the request to wait.
 //!
 //! Plain HTML with one constant style sheet and no script, so they work everywhere and their
 //! Content-Security-Policy can forbid everything else.
@@ -125,6 +125,17 @@ impl Pages {
                 words.challenge_button
             );
             (words.challenge_title, body)
+        })
+    }
+
+    /// Nothing to press: the browser's own reload is the way on.
+    pub fn slow_down(&self, headers: &HeaderMap, seconds: u32) -> Page {
+        render(&Own::new(), headers, &[], |words| {
+            let wait = match seconds {
+                0..=119 => words.wait_seconds.replace("{n}", &seconds.max(2).to_string()),
+                _ => words.wait_minutes.replace("{n}", &seconds.div_ceil(60).to_string()),
+            };
+            (words.slow_down_title, format!("<p>{}</p><p>{wait}</p>", words.slow_down_why))
         })
     }
 }
@@ -255,6 +266,14 @@ mod tests {
         assert_eq!(language(&"x,".repeat(5_000)), "en");
         assert_eq!(pages.logout(&HeaderMap::new(), None).language.unwrap(), "en");
         assert!(pages.logout(&speaks("de"), Some("i_7")).html.contains("<html lang=\"de\">"));
+    }
+
+    #[test]
+    fn a_wait_is_told_in_words_that_fit_its_length() {
+        let told = |seconds: u32| Pages::default().slow_down(&HeaderMap::new(), seconds).html;
+        assert!(told(0).contains("Wait 2 seconds") && told(119).contains("Wait 119 seconds"));
+        assert!(told(120).contains("Wait 2 minutes") && told(3_601).contains("Wait 61 minutes"));
+        assert!(Pages::default().slow_down(&speaks("de"), 7).html.contains("7 Sekunden"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use futures_util::task::AtomicWaker;
 use gaitway_policies::Identity;
+use gaitway_policies::limit::IPV6_PREFIX;
 use ipnet::IpNet;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
@@ -218,7 +219,7 @@ impl Connections {
     pub fn admit(self: &Arc<Self>, connection: &Arc<Connection>) -> Result<Place, &'static str> {
         let peer = connection.peer.ip().to_canonical();
         let shared = self.trusted_proxies.iter().any(|net| net.contains(&peer));
-        let address = network_of(peer);
+        let address = network_of(peer, IPV6_PREFIX);
         let mut registry = lock(&self.registry);
         if registry.connections.len() >= self.connections_max as usize {
             return Err("connections_max");
@@ -265,14 +266,13 @@ impl Drop for Place {
     }
 }
 
-/// One customer: an IPv4 address, or the /64 an IPv6 customer is given.
-pub fn network_of(address: IpAddr) -> IpAddr {
+/// One customer: an IPv4 address, or the `ipv6_prefix` bits an IPv6 customer is given.
+pub fn network_of(address: IpAddr, ipv6_prefix: u8) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => {
-            let mut segments = v6.segments();
-            segments[4..].fill(0);
-            IpAddr::V6(Ipv6Addr::from(segments))
+            let host = u128::MAX.checked_shr(u32::from(ipv6_prefix)).unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from(v6.to_bits() & !host))
         }
     }
 }

@@ -13,6 +13,7 @@ mod connections;
 mod framing;
 mod gateway;
 mod proxying;
+mod rates;
 mod recording;
 mod reload;
 mod revocation;

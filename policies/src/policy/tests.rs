@@ -227,3 +227,79 @@ fn names_of_routes_and_rules_are_checked_both_ways() {
         p.yaml:7:5: when: rule `note` names an unknown route "pya""#]]
     .assert_eq(&mistakes(yaml));
 }
+
+const LIMITED: &str = "
+mode: enforce
+routes:
+  - {name: login, match: {path: /login}}
+  - {name: health, match: {path: /health}}
+rules:
+  - {name: health, when: route == \"health\", action: allow}
+  - {name: friend, when: bot.automation && route == \"login\", action: allow}
+limits:
+  - {name: all, per: route, requests_per_minute: 6000}
+  - {name: login, per: address, routes: [login], requests_per_minute: 10, burst: 5, ipv6_prefix: 56}
+  - {name: person, per: session, routes: [default, login], requests_per_minute: 600, mode: shadow}
+";
+
+#[test]
+fn limits_are_counted_from_the_narrowest_and_cover_their_routes() {
+    let policies = PolicySet::parse("p.yaml", LIMITED).unwrap();
+    let names = |route: &str| -> Vec<String> {
+        policies.limits_on(route).map(|limit| limit.name.to_string()).collect()
+    };
+    assert_eq!(names("login"), ["person", "login", "all"]);
+    assert_eq!(names(""), ["person", "all"]);
+    assert_eq!(names("health"), ["all"]);
+    assert!(policies.enforces());
+    let [person, login, all] = policies.limits() else { panic!("three limits") };
+    assert_eq!((person.mode, login.mode), (Mode::Shadow, Mode::Enforce));
+    assert_eq!(login.rate, Rate { requests_per_minute: 10, burst: 5 });
+    // A quarter of a minute's requests may come at once if nothing is said.
+    assert_eq!((all.rate.burst, person.rate.burst, login.ipv6_prefix, all.ipv6_prefix), (1_500, 150, 56, 64));
+}
+
+#[test]
+fn an_allow_rule_over_the_request_alone_is_read_at_the_door() {
+    let policies = PolicySet::parse("p.yaml", LIMITED).unwrap();
+    let at = |route: &str, automation: bool| {
+        let mut facts = Facts { route: route.into(), ..Facts::default() };
+        facts.assessment.automation = automation;
+        policies.allows_at_door(&facts).map(|rule| rule.name.to_string())
+    };
+    assert_eq!(at("health", false).as_deref(), Some("health"));
+    // It looks at the session, which the door knows nothing of.
+    assert_eq!(at("login", true), None);
+}
+
+#[test]
+fn mistakes_in_limits_are_told_with_their_place() {
+    let yaml = "\
+rules: []
+routes: [{name: login, match: {path: /login}}]
+limits:
+  - {name: a, per: adress, requests_per_minute: 10}
+  - {name: b, per: session, requests_per_minute: 0}
+  - {name: c, per: session, ipv6_prefix: 64, requests_per_minute: 5}
+  - {name: d, per: address, ipv6_prefix: 8, requests_per_minute: 5}
+  - {name: e, requests_per_minute: 5}
+  - {name: f, per: route, burst: 5}
+  - {name: g, per: route, requests_per_minute: 5, routes: [logn]}
+  - {name: g, per: route, requests_per_minute: 5}
+  - {name: h, per: route, requests_per_minute: 5, brst: 3}
+";
+    expect_test::expect![[r#"
+        p.yaml:4:20: limits[0].per: expected one of session, address, route, found `adress` (did you mean `address`?)
+        p.yaml:5:50: limits[1].requests_per_minute: expected a whole number from 1 to 1000000, found a number
+        p.yaml:6:42: limits[2].ipv6_prefix: belongs to `per: address`
+        p.yaml:7:42: limits[3].ipv6_prefix: expected a whole number from 32 to 128, found a number
+        p.yaml:8:5: limits[4].per: missing (whose requests are counted together: session, address or route)
+        p.yaml:9:5: limits[5].requests_per_minute: missing
+        p.yaml:10:5: limits: limit `g` names an unknown route `logn` (did you mean `login`?)
+        p.yaml:11:5: limits[7].name: two limits are called `g`
+        p.yaml:12:51: limits[8].brst: unknown key (did you mean `burst`?)"#]].assert_eq(&mistakes(yaml));
+    let many: String = (0..=LIMITS_MAX)
+        .map(|n| format!("  - {{name: n{n}, per: route, requests_per_minute: 1}}\n"))
+        .collect();
+    assert!(mistakes(&format!("rules: []\nlimits:\n{many}")).contains("more than 16 limits"));
+}

@@ -15,6 +15,11 @@ pub struct Words {
     pub challenge_title: &'static str,
     pub challenge_why: &'static str,
     pub challenge_button: &'static str,
+    pub slow_down_title: &'static str,
+    pub slow_down_why: &'static str,
+    /// `{n}` is a number of at least two.
+    pub wait_seconds: &'static str,
+    pub wait_minutes: &'static str,
 }
 
 pub const LANGUAGES: [Words; 4] = [
@@ -33,6 +38,11 @@ pub const LANGUAGES: [Words; 4] = [
         challenge_why: "We noticed unusual activity in this session. Confirm that you are here, and you will be \
                         taken to the page you asked for.",
         challenge_button: "I am here, go on",
+        slow_down_title: "Too many requests",
+        slow_down_why: "More requests came from you, or from the network you share with others, than this site takes at \
+                        a time. Your login is not affected.",
+        wait_seconds: "Wait {n} seconds, then load the page again.",
+        wait_minutes: "Wait {n} minutes, then load the page again.",
     },
     Words {
         tag: "de",
@@ -49,6 +59,11 @@ pub const LANGUAGES: [Words; 4] = [
         challenge_why: "Uns ist ungewöhnliche Aktivität in dieser Sitzung aufgefallen. Bestätigen Sie, dass Sie da \
                         sind, dann kommen Sie zur gewünschten Seite.",
         challenge_button: "Ich bin da, weiter",
+        slow_down_title: "Zu viele Anfragen",
+        slow_down_why: "Von Ihnen oder aus dem Netz, das Sie mit anderen teilen, kamen mehr Anfragen, als diese Website auf \
+                        einmal annimmt. Ihre Anmeldung ist davon nicht betroffen.",
+        wait_seconds: "Warten Sie {n} Sekunden und laden Sie die Seite dann neu.",
+        wait_minutes: "Warten Sie {n} Minuten und laden Sie die Seite dann neu.",
     },
     Words {
         tag: "fr",
@@ -65,6 +80,11 @@ pub const LANGUAGES: [Words; 4] = [
         challenge_why: "Nous avons remarqué une activité inhabituelle dans cette session. Confirmez que vous êtes là \
                         et vous arriverez à la page demandée.",
         challenge_button: "Je suis là, continuer",
+        slow_down_title: "Trop de requêtes",
+        slow_down_why: "Vous, ou le réseau que vous partagez avec d’autres, avez envoyé plus de requêtes que ce site n’en \
+                        accepte à la fois. Votre connexion n’est pas touchée.",
+        wait_seconds: "Attendez {n} secondes, puis rechargez la page.",
+        wait_minutes: "Attendez {n} minutes, puis rechargez la page.",
     },
     Words {
         tag: "es",
@@ -81,5 +101,10 @@ pub const LANGUAGES: [Words; 4] = [
         challenge_why: "Hemos notado una actividad inusual en esta sesión. Confirme que está ahí y llegará a la página \
                         que pidió.",
         challenge_button: "Estoy aquí, continuar",
+        slow_down_title: "Demasiadas solicitudes",
+        slow_down_why: "Usted, o la red que comparte con otros, ha enviado más solicitudes de las que este sitio acepta a la \
+                        vez. Su sesión no se ve afectada.",
+        wait_seconds: "Espere {n} segundos y vuelva a cargar la página.",
+        wait_minutes: "Espere {n} minutos y vuelva a cargar la página.",
     },
 ];
