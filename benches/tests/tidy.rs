@@ -86,6 +86,7 @@ fn pure_rooms_name_no_clock_no_chance_no_file_and_no_socket() {
 /// Crate → the only places that may name it.
 const ROOMS: &[(&str, &[&str])] = &[
     ("linfa", &["models/src/train"]),
+    ("forust_ml", &["models/src/train"]),
     ("pingora", &["gateway/src/proxy", "gateway/src/app.rs"]),
     ("sqlx", &["gateway/src/store"]),
     ("redis::", &["gateway/src/revocation"]),
@@ -239,13 +240,22 @@ fn every_dependency_has_a_licence_that_deny_toml_allows() {
     let offenders: Vec<String> = packages
         .iter()
         .filter_map(|package| {
-            let expression = package["license"].as_str().unwrap_or("none given");
+            let name = package["name"].as_str().unwrap_or_default();
+            let by_hand = LICENCES_READ_BY_HAND.iter().find(|(crate_name, _)| *crate_name == name);
+            let expression = package["license"]
+                .as_str()
+                .or(by_hand.map(|(_, expression)| *expression))
+                .unwrap_or("none given");
             let accepted = Licence::parse(expression).is_some_and(|licence| licence.accepted(&allowed));
             (!accepted).then(|| format!("{} {}: {expression}", package["name"], package["version"]))
         })
         .collect();
     none(&offenders, "licence not on deny.toml's list");
 }
+
+/// Crates whose manifest names a licence file and no expression. cargo-deny recognises the text; here is
+/// what a person read.
+const LICENCES_READ_BY_HAND: &[(&str, &str)] = &[("forust-ml", "Apache-2.0")];
 
 #[test]
 fn no_banned_crate_is_locked() {

@@ -4,7 +4,7 @@
 //! of all before. Must not know: where the bytes lie.
 
 use crate::features::{self, Channel};
-use crate::forest::{Forest, ForestError, read_u32};
+use crate::forest::{Forest, ForestError, Leaves, read_u32};
 use crate::sequential::Threshold;
 use crate::train::Recipe;
 use serde::{Deserialize, Serialize};
@@ -64,13 +64,16 @@ pub struct Usual {
     pub high: f32,
 }
 
-/// One forest: what it looks at, when it may speak, and how its share of votes becomes evidence.
+/// One forest, of whatever algorithm: what it looks at, when it may speak, and how its share of votes becomes evidence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Expert {
     pub name: String,
     pub channel: ExpertChannel,
     pub span: Span,
     pub features: Vec<String>,
+    /// What its trees' leaves hold; shares, unless said otherwise.
+    #[serde(default, skip_serializing_if = "Leaves::is_share")]
+    pub leaves: Leaves,
     /// Log-likelihood ratio = `slope` × logit(forest) + `intercept`, from people and families held out.
     pub slope: f32,
     pub intercept: f32,
@@ -181,8 +184,10 @@ impl Artifact {
         let (card, mut rest) = rest.split_at_checked(length).ok_or(ArtifactError::Damaged)?;
         let card: Card = serde_json::from_slice(card).map_err(|e| ArtifactError::Card(e.to_string()))?;
         check_card(&card)?;
-        let read = |i| Forest::read(&mut rest).map_err(|e| ArtifactError::Forest(i, e));
-        let forests = (0..card.experts.len()).map(read).collect::<Result<Vec<_>, _>>()?;
+        let read = |(i, expert): (usize, &Expert)| {
+            Forest::read_as(expert.leaves, &mut rest).map_err(|e| ArtifactError::Forest(i, e))
+        };
+        let forests = card.experts.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
         if rest.is_empty() { Ok(Artifact { card, forests }) } else { Err(ArtifactError::Damaged) }
     }
 }

@@ -5,6 +5,7 @@
 //! target of what reached the node in training) lie beside and also serve path attribution.
 //! Must not know: how trees are grown, what features mean.
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Slots of an input row. A feature occupies two: `i` with a missing value as minus infinity and
@@ -32,6 +33,44 @@ pub struct Forest {
     roots: Vec<u32>,
     /// Depth of the deepest tree of each lockstep group.
     depths: Vec<u32>,
+    leaves: Leaves,
+}
+
+/// What the values at the leaves are, and so how trees become one score from 0 to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Leaves {
+    /// Shares of `true`: the score is their mean.
+    #[default]
+    Share,
+    /// Log odds, which trees add to one another: the score is the probability of their sum.
+    LogOdds,
+    /// Splits it took to set a row apart, relative to what chance takes: the score is 2 to the power of
+    /// minus their mean (Liu, Ting and Zhou), near 1 for what is soon apart.
+    Depth,
+}
+
+impl Leaves {
+    /// The score, given the sum of what the trees say.
+    pub fn score(self, sum: f64, trees: usize) -> f64 {
+        match self {
+            Leaves::Share => sum / trees as f64,
+            Leaves::LogOdds => 1.0 / (1.0 + (-sum).exp()),
+            Leaves::Depth => (-sum / trees as f64).exp2(),
+        }
+    }
+
+    pub fn is_share(&self) -> bool {
+        *self == Leaves::Share
+    }
+
+    fn allows(self, value: f32) -> bool {
+        match self {
+            Leaves::Share => (0.0..=1.0).contains(&value),
+            Leaves::LogOdds => value.abs() <= LOG_ODDS_MAX,
+            Leaves::Depth => (0.0..=DEPTH_MAX as f32).contains(&value),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,7 +88,7 @@ pub enum ForestError {
     TooLarge(&'static str),
     #[error("tree node {0} points outside its tree")]
     Link(usize),
-    #[error("tree node {0} holds a value that is not a probability")]
+    #[error("tree node {0} holds a value out of its range")]
     Value(usize),
 }
 
@@ -67,7 +106,7 @@ impl Slots {
 }
 
 impl Forest {
-    /// Mean leaf value over the trees.
+    /// The score of a row, 0 to 1.
     pub fn predict(&self, row: &Slots) -> f32 {
         let mut sum = 0.0f64;
         for (group, &depth) in self.roots.chunks(LANES).zip(&self.depths) {
@@ -82,13 +121,14 @@ impl Forest {
                 sum += f64::from(self.values[leaf as usize]);
             }
         }
-        (sum / self.roots.len() as f64) as f32
+        self.leaves.score(sum, self.roots.len()) as f32
     }
 
-    /// Adds to `contributions` how much each feature moved the prediction on its way from the roots to
-    /// the leaves, and returns the prediction. Contributions and the roots' mean add up to it (Saabas).
+    /// Adds to `contributions` how much each feature moved the score on its way from the roots to the
+    /// leaves, and returns the score. Contributions and the roots' score add up to it (Saabas; where
+    /// leaves are no shares, the way is walked in their unit and scaled to the score's).
     pub fn attribute(&self, row: &Slots, contributions: &mut [f32; FEATURES_MAX]) -> f32 {
-        let weight = 1.0 / self.roots.len() as f32;
+        let weight = self.scale(row);
         for &root in &self.roots {
             let mut at = root;
             loop {
@@ -103,6 +143,61 @@ impl Forest {
             }
         }
         self.predict(row)
+    }
+
+    /// What a step of one in a node's value is worth in the score.
+    fn scale(&self, row: &Slots) -> f32 {
+        let trees = self.roots.len();
+        if self.leaves.is_share() {
+            return 1.0 / trees as f32;
+        }
+        let at_roots: f64 = self.roots.iter().map(|&root| f64::from(self.values[root as usize])).sum();
+        let at_leaves: f64 = self.roots.iter().map(|&root| f64::from(self.walk(root, row))).sum();
+        let way = at_leaves - at_roots;
+        if way.abs() < 1e-9 {
+            return 0.0;
+        }
+        ((self.leaves.score(at_leaves, trees) - self.leaves.score(at_roots, trees)) / way) as f32
+    }
+
+    fn walk(&self, root: u32, row: &Slots) -> f32 {
+        let mut at = root;
+        loop {
+            let next = self.step(at, row);
+            if next == at {
+                return self.values[at as usize];
+            }
+            at = next;
+        }
+    }
+
+    /// One tree as rules, in reading order; `names` are those of the input's features.
+    pub fn rules(&self, tree: usize, names: &[String]) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        let mut open: Vec<(u32, usize, Option<Rule>)> =
+            self.roots.get(tree).map(|&root| (root, 0, None)).into_iter().collect();
+        while let Some((at, depth, branch)) = open.pop() {
+            rules.extend(branch);
+            let node = self.nodes[at as usize];
+            let child = node.link & LINK_MASK;
+            if child == at {
+                rules.push(Rule::Leaf { depth, value: self.values[at as usize] });
+                continue;
+            }
+            let slot = (node.link >> 24) as usize;
+            let feature = names.get(slot % FEATURES_MAX).cloned().unwrap_or_default();
+            for above in [true, false] {
+                let missing = (slot >= FEATURES_MAX) == above;
+                let (feature, threshold) = (feature.clone(), node.threshold);
+                let branch = Rule::Branch { depth, feature, threshold, above, missing };
+                open.push((child + u32::from(above), depth + 1, Some(branch)));
+            }
+        }
+        rules
+    }
+
+    pub fn leaves(&self) -> Leaves {
+        self.leaves
     }
 
     pub fn trees(&self) -> usize {
@@ -128,6 +223,11 @@ impl Forest {
     /// Reads a forest from the front of `bytes` and moves `bytes` past it. Whatever is read can be
     /// walked safely: every link is checked here, so that no walk needs to.
     pub fn read(bytes: &mut &[u8]) -> Result<Forest, ForestError> {
+        Forest::read_as(Leaves::Share, bytes)
+    }
+
+    /// The same for leaves that are no shares: what they are is not among the bytes.
+    pub fn read_as(leaves: Leaves, bytes: &mut &[u8]) -> Result<Forest, ForestError> {
         let trees = read_u32(bytes)? as usize;
         let count = read_u32(bytes)? as usize;
         if trees == 0 || trees > TREES_MAX {
@@ -147,10 +247,15 @@ impl Forest {
             nodes.push(Node { threshold, link: read_u32(bytes)? });
             values.push(f32::from_bits(read_u32(bytes)?));
         }
-        Forest::new(nodes, values, roots)
+        Forest::new(nodes, values, roots, leaves)
     }
 
-    pub(crate) fn new(nodes: Vec<Node>, values: Vec<f32>, roots: Vec<u32>) -> Result<Forest, ForestError> {
+    pub(crate) fn new(
+        nodes: Vec<Node>,
+        values: Vec<f32>,
+        roots: Vec<u32>,
+        leaves: Leaves,
+    ) -> Result<Forest, ForestError> {
         debug_assert_eq!(nodes.len(), values.len());
         // Children come after their parent, so one pass from the back knows every depth.
         let mut depth = vec![0u32; nodes.len()];
@@ -164,7 +269,7 @@ impl Forest {
             } else if nodes[i].threshold != f32::INFINITY {
                 return Err(ForestError::Link(i));
             }
-            if !(0.0..=1.0).contains(&values[i]) {
+            if !leaves.allows(values[i]) {
                 return Err(ForestError::Value(i));
             }
         }
@@ -179,7 +284,7 @@ impl Forest {
             }
             depths.push(deepest);
         }
-        Ok(Forest { nodes, values, roots, depths })
+        Ok(Forest { nodes, values, roots, depths, leaves })
     }
 
     #[inline(always)]
@@ -188,6 +293,16 @@ impl Forest {
         let slot = (node.link >> 24) as usize;
         (node.link & LINK_MASK) + u32::from(row.0[slot] > node.threshold)
     }
+}
+
+/// A line of a tree written as text, indented by its depth.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rule {
+    /// What follows, deeper, holds for rows whose feature is above the threshold, or up to it; and for
+    /// rows without that feature where `missing`.
+    Branch { depth: usize, feature: String, threshold: f32, above: bool, missing: bool },
+    /// In the unit of the forest's leaves.
+    Leaf { depth: usize, value: f32 },
 }
 
 pub(crate) fn read_u32(bytes: &mut &[u8]) -> Result<u32, ForestError> {
@@ -200,6 +315,8 @@ pub(crate) fn read_u32(bytes: &mut &[u8]) -> Result<u32, ForestError> {
 /// hide a cache miss, few enough to stay in registers.
 const LANES: usize = 16;
 const LINK_MASK: u32 = (1 << 24) - 1;
+/// Beyond this a single tree would claim certainty.
+const LOG_ODDS_MAX: f32 = 64.0;
 
 #[cfg(test)]
 mod tests {
@@ -209,7 +326,7 @@ mod tests {
     fn stump() -> Forest {
         let leaf = |i: u32| Node { threshold: f32::INFINITY, link: i };
         let split = Node { threshold: 0.5, link: ((3 + FEATURES_MAX as u32) << 24) | 1 };
-        Forest::new(vec![split, leaf(1), leaf(2)], vec![0.5, 0.1, 0.9], vec![0]).unwrap()
+        Forest::new(vec![split, leaf(1), leaf(2)], vec![0.5, 0.1, 0.9], vec![0], Leaves::Share).unwrap()
     }
 
     #[test]
@@ -218,6 +335,16 @@ mod tests {
         assert_eq!(stump().predict(&row(0.5)), 0.1);
         assert_eq!(stump().predict(&row(0.6)), 0.9);
         assert_eq!(stump().predict(&row(f32::NAN)), 0.9);
+    }
+
+    #[test]
+    fn a_tree_reads_as_rules() {
+        let names: Vec<String> = ["a", "b", "c", "d"].map(String::from).into();
+        let branch =
+            |above| Rule::Branch { depth: 0, feature: "d".into(), threshold: 0.5, above, missing: above };
+        let leaf = |value| Rule::Leaf { depth: 1, value };
+        assert_eq!(stump().rules(0, &names), [branch(false), leaf(0.1), branch(true), leaf(0.9)]);
+        assert_eq!(stump().rules(1, &names), []);
     }
 
     #[test]

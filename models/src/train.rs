@@ -4,18 +4,23 @@
 //! from forests that never saw the person or the family. The shipped forests then learn from all.
 //! Must not know: files, progress bars, command lines.
 
+pub mod boost;
 pub mod calibrate;
+pub mod ensemble;
 pub mod forest;
+pub mod tree;
 
 use crate::artifact::{Artifact, Asks, Card, Expert, ExpertChannel, SourceUsed, Span, Usual};
 use crate::dataset::{self, Recording};
 use crate::detector::{calibrate, fuse};
 use crate::event::Event;
 use crate::features::{self, BoundTo, FEATURE_COUNT, FEATURES, Row, Sign};
-use crate::forest::{Forest, Slots};
+use crate::forest::{Forest, Leaves, Slots};
 use crate::sequential::{self, cusum};
 use crate::session::{Window, WindowRow};
 use crate::sim::{BotKind, Visitor, recorder};
+use boost::BoostParams;
+use ensemble::Ensemble;
 use forest::{ForestParams, Missing, Monotone};
 use linfa::dataset::DatasetBase;
 use linfa::traits::Fit;
@@ -25,13 +30,35 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
+use tree::TreeParams;
+
+/// How the trees of a model's experts are grown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Algorithm {
+    /// One tree, to be read.
+    DecisionTree,
+    #[default]
+    RandomForest,
+    GradientBoosting,
+}
+
+impl Algorithm {
+    fn is_default(&self) -> bool {
+        *self == Algorithm::default()
+    }
+}
 
 /// How a model is made; the same recipe and recordings give the same bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     pub seed: u64,
     pub name: String,
+    #[serde(default, skip_serializing_if = "Algorithm::is_default")]
+    pub algorithm: Algorithm,
+    /// Trees of each expert; a decision tree is one.
     pub trees: usize,
+    /// Depth of each tree. A boosted tree needs less, a tree to be read can bear less.
     pub depth_max: usize,
     pub leaf_rows_min: u32,
     /// Times each recording is recorded anew, beside as it is.
@@ -48,6 +75,7 @@ impl Default for Recipe {
         Recipe {
             seed: 1,
             name: "cold-start".into(),
+            algorithm: Algorithm::RandomForest,
             trees: 64,
             depth_max: 9,
             leaf_rows_min: 6,
@@ -114,6 +142,9 @@ impl HeldOut {
 pub struct Trained {
     pub artifact: Artifact,
     pub held_out: Vec<HeldOut>,
+    /// Of each expert, in the order of the card: its features and their share in what the splits gained,
+    /// largest first.
+    pub importances: Vec<Vec<(String, f64)>>,
 }
 
 /// Trains the cold-start model from recordings and the simulator.
@@ -144,7 +175,7 @@ pub fn train(
         tell(2 + fold, format!("fold {} of {}: people and bot families held out", fold + 1, recipe.folds));
         let learnt = |sample: &Sample| subjects.fold(sample) != fold;
         for (p, plan) in plans.iter().enumerate() {
-            let Some(forest) = plan.grow(&samples, &learnt, recipe)? else { continue };
+            let Some((forest, _)) = plan.grow(&samples, &learnt, recipe)? else { continue };
             for (sample, scores) in samples.iter().zip(&mut scores).filter(|(sample, _)| !learnt(sample)) {
                 for (window, scores) in sample.windows.iter().zip(scores) {
                     scores[p] = plan.row(window).map(|row| forest.predict(&plan.slots(row)));
@@ -159,10 +190,12 @@ pub fn train(
     let maxima = people.map(|session| session.evidence().fold(0.0, f32::max)).collect();
     let threshold = sequential::threshold(maxima, recipe.false_alarm);
     tell(3 + recipe.folds, "growing the forests on everything".into());
-    let (mut experts, mut forests) = (Vec::new(), Vec::new());
+    let (mut experts, mut forests, mut importances) = (Vec::new(), Vec::new(), Vec::new());
     for (plan, calibration) in plans.iter().zip(&calibrations) {
-        if let Some(forest) = plan.grow(&samples, &|_| true, recipe)? {
-            experts.push(plan.expert(calibration));
+        if let Some((forest, gains)) = plan.grow(&samples, &|_| true, recipe)? {
+            let expert = plan.expert(calibration, forest.leaves());
+            importances.push(plan.importances(&gains));
+            experts.push(expert);
             forests.push(forest);
         }
     }
@@ -179,7 +212,7 @@ pub fn train(
         experts,
         usual: usual(&samples),
     };
-    Ok(Trained { artifact: Artifact { card, forests }, held_out })
+    Ok(Trained { artifact: Artifact { card, forests }, held_out, importances })
 }
 
 /// One recording, as it is or recorded anew, with its windows.
@@ -375,7 +408,7 @@ impl Plan {
         samples: &[Sample],
         learnt: &dyn Fn(&Sample) -> bool,
         recipe: &Recipe,
-    ) -> Result<Option<Forest>, TrainError> {
+    ) -> Result<Option<(Forest, Vec<f64>)>, TrainError> {
         let mut rows: Vec<(&Row, &Sample)> = Vec::new();
         for sample in samples.iter().filter(|sample| learnt(sample)) {
             rows.extend(sample.windows.iter().filter_map(|w| Some((&self.row(w)?.features, sample))));
@@ -390,26 +423,58 @@ impl Plan {
         });
         let targets = Array1::from_iter(rows.iter().map(|(_, sample)| sample.family.is_some()));
         let data = DatasetBase::new(records, targets).with_weights(Array1::from(weights));
-        let params = ForestParams {
-            trees: recipe.trees,
-            depth_max: recipe.depth_max,
-            leaf_rows_min: recipe.leaf_rows_min,
-            features_per_split: 0,
-            class_weights: (1.0, 1.0),
-            missing: Missing::TowardsFalse,
-            monotone: self.features.iter().map(|&i| monotone(FEATURES[i].towards_bot)).collect(),
-            seed: recipe.seed,
-        };
-        let forest = params.fit(&data).map_err(|e| TrainError::Forest(e.to_string()))?;
-        forest.flatten().map(Some).map_err(|e| TrainError::Forest(e.to_string()))
+        let grown = self.fit(&data, recipe).map_err(|e| TrainError::Forest(e.to_string()))?;
+        let forest = grown.flatten().map_err(|e| TrainError::Forest(e.to_string()))?;
+        Ok(Some((forest, grown.importances().to_vec())))
     }
 
-    fn expert(&self, calibration: &Calibration) -> Expert {
+    fn fit(
+        &self,
+        data: &DatasetBase<Array2<f64>, Array1<bool>>,
+        recipe: &Recipe,
+    ) -> Result<Ensemble, linfa::Error> {
+        let monotone = self.features.iter().map(|&i| monotone(FEATURES[i].towards_bot)).collect();
+        match recipe.algorithm {
+            Algorithm::RandomForest => ForestParams {
+                trees: recipe.trees,
+                depth_max: recipe.depth_max,
+                leaf_rows_min: recipe.leaf_rows_min,
+                features_per_split: 0,
+                class_weights: (1.0, 1.0),
+                missing: Missing::TowardsFalse,
+                monotone,
+                seed: recipe.seed,
+            }
+            .fit(data),
+            Algorithm::GradientBoosting => BoostParams {
+                trees: recipe.trees,
+                depth_max: recipe.depth_max.min(BOOSTED_DEPTH_MAX),
+                missing: Missing::TowardsFalse,
+                monotone,
+                ..BoostParams::default()
+            }
+            .fit(data),
+            Algorithm::DecisionTree => {
+                let depth_max = recipe.depth_max.min(READABLE_DEPTH_MAX);
+                TreeParams { depth_max, ..TreeParams::default() }.fit(data)
+            }
+        }
+    }
+
+    fn importances(&self, gains: &[f64]) -> Vec<(String, f64)> {
+        let names = self.features.iter().map(|&i| FEATURES[i].name.to_string());
+        let mut importances: Vec<(String, f64)> = names.zip(gains.iter().copied()).collect();
+        importances.sort_by(|a, b| b.1.total_cmp(&a.1));
+        importances
+    }
+
+    fn expert(&self, calibration: &Calibration, leaves: Leaves) -> Expert {
         Expert {
             name: self.name.into(),
             channel: self.channel,
             span: self.span,
             features: self.features.iter().map(|&i| FEATURES[i].name.to_string()).collect(),
+            leaves,
             slope: calibration.slope,
             intercept: calibration.intercept,
             nats_max: self.nats_max,
@@ -558,3 +623,7 @@ const SIMULATED_BATCHES: usize = 45;
 /// Recordings coarser than this are another stratum (remote desktops send ten moves a second).
 const MOVE_INTERVAL_MS_MAX: f32 = 60.0;
 const USUAL_MIN: usize = 40;
+/// Boosted trees correct one another and are kept shallow.
+const BOOSTED_DEPTH_MAX: usize = 4;
+/// Thirty-two leaves fill a page.
+const READABLE_DEPTH_MAX: usize = 5;

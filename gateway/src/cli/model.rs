@@ -4,6 +4,7 @@ use anyhow::Context;
 use gaitway_models::DEFAULT_MODEL;
 use gaitway_models::artifact::{Artifact, short_hash};
 use gaitway_models::features::FEATURES;
+use gaitway_models::forest::{Leaves, Rule};
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -19,8 +20,11 @@ enum ModelCommand {
         /// Model file; the shipped one if none is named
         file: Option<PathBuf>,
         /// The whole card as JSON
-        #[arg(long)]
+        #[arg(long, conflicts_with = "rules")]
         json: bool,
+        /// The trees as text rules: of each expert the first, which of a decision tree is all
+        #[arg(long)]
+        rules: bool,
     },
     /// Every feature: name, unit, meaning (Markdown)
     Features,
@@ -28,7 +32,7 @@ enum ModelCommand {
 
 pub fn run(args: ModelArgs) -> anyhow::Result<()> {
     match args.command {
-        ModelCommand::Show { file, json } => show(file, json),
+        ModelCommand::Show { file, json, rules } => show(file, json, rules),
         ModelCommand::Features => {
             println!(
                 "| feature | unit | channel | bound to | towards a bot | meaning |\n|---|---|---|---|---|---|"
@@ -45,7 +49,7 @@ pub fn run(args: ModelArgs) -> anyhow::Result<()> {
     }
 }
 
-fn show(file: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+fn show(file: Option<PathBuf>, json: bool, with_rules: bool) -> anyhow::Result<()> {
     let bytes = match &file {
         Some(file) => std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?,
         None => DEFAULT_MODEL.to_vec(),
@@ -88,5 +92,31 @@ fn show(file: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
             expert.nats_max
         );
     }
+    if with_rules {
+        for (expert, forest) in card.experts.iter().zip(&forests) {
+            println!("\n{}: tree 1 of {}", expert.name, forest.trees());
+            print!("{}", rules(&forest.rules(0, &expert.features), forest.leaves()));
+        }
+    }
     Ok(())
+}
+
+/// A tree as indented text.
+fn rules(tree: &[Rule], leaves: Leaves) -> String {
+    let line = |rule: &Rule| match rule {
+        Rule::Branch { depth, feature, threshold, above, missing } => {
+            let (sign, unknown) =
+                (if *above { ">" } else { "<=" }, if *missing { " or unknown" } else { "" });
+            format!("{}{feature} {sign} {threshold:.4}{unknown}:\n", "  ".repeat(*depth))
+        }
+        Rule::Leaf { depth, value } => {
+            let what = match leaves {
+                Leaves::Share => format!("bot {:.1} %", 100.0 * value),
+                Leaves::LogOdds => format!("log odds of a bot {value:+.3}"),
+                Leaves::Depth => format!("apart after {value:.2} of the usual splits"),
+            };
+            format!("{}{what}\n", "  ".repeat(*depth))
+        }
+    };
+    tree.iter().map(line).collect()
 }

@@ -4,7 +4,7 @@
 
 use super::dataset;
 use anyhow::{Context, ensure};
-use gaitway_models::train::{Progress, Recipe, train};
+use gaitway_models::train::{Algorithm, Progress, Recipe, train};
 use gaitway_models::{Detector, artifact};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -16,6 +16,9 @@ pub struct TrainArgs {
     /// Sources of the index to learn from, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "sapimouse,delbot,browserbots")]
     pub(super) sources: Vec<String>,
+    /// How each expert's trees are grown
+    #[arg(long, value_enum, default_value = "random-forest")]
+    pub(super) algorithm: AlgorithmName,
     /// Where to write the model
     #[arg(long, short, default_value = "models/artifacts/default.model")]
     pub(super) output: PathBuf,
@@ -30,11 +33,34 @@ pub struct TrainArgs {
     pub(super) simulated: u32,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum AlgorithmName {
+    /// One tree that can be read: `gaitway model show --rules`
+    DecisionTree,
+    RandomForest,
+    GradientBoosting,
+}
+
+impl AlgorithmName {
+    fn algorithm(self) -> Algorithm {
+        match self {
+            AlgorithmName::DecisionTree => Algorithm::DecisionTree,
+            AlgorithmName::RandomForest => Algorithm::RandomForest,
+            AlgorithmName::GradientBoosting => Algorithm::GradientBoosting,
+        }
+    }
+}
+
 pub fn run(args: TrainArgs) -> anyhow::Result<()> {
     ensure!(args.trees > 0, "a forest needs at least one tree");
     let recordings = dataset::read(&args.data, Some(&args.sources))?;
-    let recipe =
-        Recipe { seed: args.seed, trees: args.trees, simulated: args.simulated, ..Recipe::default() };
+    let recipe = Recipe {
+        seed: args.seed,
+        algorithm: args.algorithm.algorithm(),
+        trees: args.trees,
+        simulated: args.simulated,
+        ..Recipe::default()
+    };
     let trained = train(&recordings, &recipe, &mut show_progress)?;
     let bytes = trained.artifact.encode();
     // What cannot be loaded is not worth writing.

@@ -5,9 +5,10 @@
 //! feature. One thread, a fixed order of sums, one random stream a tree: no result depends on
 //! scheduling or hashing. Must not know: what the rows mean.
 
-use crate::forest::{FEATURES_MAX, Forest, ForestError, Node};
+use super::ensemble::{Ensemble, Split, TreeNode, normalise};
+use crate::forest::{FEATURES_MAX, Leaves};
 use linfa::dataset::DatasetBase;
-use linfa::traits::{Fit, PredictInplace};
+use linfa::traits::Fit;
 use ndarray::{Array1, Array2, ArrayView1};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -62,37 +63,12 @@ impl Default for ForestParams {
     }
 }
 
-/// A grown forest in the trainer's own form.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RandomForest {
-    trees: Vec<Vec<TreeNode>>,
-    /// Mean decrease in impurity a feature, adding to 1.
-    importances: Vec<f64>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct TreeNode {
-    /// Weighted share of `true` among the rows that reached the node.
-    value: f64,
-    split: Option<Split>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Split {
-    feature: usize,
-    /// Rows with a value up to this go left.
-    threshold: f64,
-    missing_right: bool,
-    /// The left child; the right one follows it.
-    child: usize,
-}
-
 impl Fit<Array2<f64>, Array1<bool>, linfa::Error> for ForestParams {
-    type Object = RandomForest;
+    type Object = Ensemble;
 
     /// NaN is missing. Fails on an empty data set, on more features than the evaluator can address,
     /// and when weights are negative or do not fit the rows.
-    fn fit(&self, dataset: &DatasetBase<Array2<f64>, Array1<bool>>) -> Result<RandomForest, linfa::Error> {
+    fn fit(&self, dataset: &DatasetBase<Array2<f64>, Array1<bool>>) -> Result<Ensemble, linfa::Error> {
         let (rows, features) = dataset.records.dim();
         if rows == 0 || features == 0 || dataset.targets.len() != rows {
             return Err(linfa::Error::NotEnoughSamples);
@@ -121,74 +97,9 @@ impl Fit<Array2<f64>, Array1<bool>, linfa::Error> for ForestParams {
                 grower.grow()
             })
             .collect();
-        let total: f64 = importances.iter().sum();
-        if total > 0.0 {
-            importances.iter_mut().for_each(|importance| *importance /= total);
-        }
-        Ok(RandomForest { trees, importances })
+        normalise(&mut importances);
+        Ok(Ensemble { trees, importances, leaves: Leaves::Share })
     }
-}
-
-impl PredictInplace<Array2<f64>, Array1<f64>> for RandomForest {
-    /// Probability of `true`, the mean over the trees.
-    fn predict_inplace<'a>(&'a self, rows: &'a Array2<f64>, probabilities: &mut Array1<f64>) {
-        for (row, probability) in rows.rows().into_iter().zip(probabilities.iter_mut()) {
-            let sum: f64 = self.trees.iter().map(|tree| walk(tree, row)).sum();
-            *probability = sum / self.trees.len() as f64;
-        }
-    }
-
-    fn default_target(&self, rows: &Array2<f64>) -> Array1<f64> {
-        Array1::zeros(rows.nrows())
-    }
-}
-
-impl RandomForest {
-    /// The same forest in the flat layout. Thresholds are rounded down to `f32`: for a row of `f32`
-    /// values, `x <= threshold` then holds exactly when it held in `f64`.
-    pub fn flatten(&self) -> Result<Forest, ForestError> {
-        let (mut nodes, mut values, mut roots) = (Vec::new(), Vec::new(), Vec::new());
-        for tree in &self.trees {
-            let base = nodes.len();
-            roots.push(base as u32);
-            if base + tree.len() >= crate::forest::NODES_MAX {
-                return Err(ForestError::TooLarge("nodes"));
-            }
-            for (i, node) in tree.iter().enumerate() {
-                values.push(node.value as f32);
-                nodes.push(match node.split {
-                    Some(split) => {
-                        let slot = split.feature + if split.missing_right { FEATURES_MAX } else { 0 };
-                        Node {
-                            threshold: round_down(split.threshold),
-                            link: (slot as u32) << 24 | (base + split.child) as u32,
-                        }
-                    }
-                    None => Node { threshold: f32::INFINITY, link: (base + i) as u32 },
-                });
-            }
-        }
-        Forest::new(nodes, values, roots)
-    }
-
-    pub fn importances(&self) -> &[f64] {
-        &self.importances
-    }
-}
-
-fn walk(tree: &[TreeNode], row: ArrayView1<f64>) -> f64 {
-    let mut node = &tree[0];
-    while let Some(split) = node.split {
-        let x = row[split.feature];
-        let right = if x.is_nan() { split.missing_right } else { x > split.threshold };
-        node = &tree[split.child + usize::from(right)];
-    }
-    node.value
-}
-
-fn round_down(threshold: f64) -> f32 {
-    let near = threshold as f32;
-    if f64::from(near) > threshold { near.next_down() } else { near }
 }
 
 /// A column cut into bins by quantiles; the last bin is for missing values.
@@ -466,7 +377,7 @@ const MISSING_BIN: u8 = 255;
 const GAIN_MIN: f64 = 1e-9;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::forest::Slots;
     use linfa::traits::Predict;
@@ -586,14 +497,6 @@ mod tests {
         let predicted: Array1<f64> = forest.predict(&Array2::zeros((1, 1)));
         // Among rows with value 0, half are true; three times their weight makes three quarters.
         assert!((predicted[0] - 0.75).abs() < 0.08, "{}", predicted[0]);
-    }
-
-    #[test]
-    fn rounding_down_keeps_the_side_of_every_float() {
-        let (low, high) = (1.0f32, 1.0f32.next_up());
-        let middle = 0.5 * (f64::from(low) + f64::from(high));
-        assert!(low <= round_down(middle) && high > round_down(middle));
-        assert!(f64::from(round_down(-0.1)) <= -0.1);
     }
 
     #[test]

@@ -171,6 +171,7 @@ mod tests {
         train::run(train::TrainArgs {
             data: data.clone(),
             sources: vec!["here".into()],
+            algorithm: train::AlgorithmName::RandomForest,
             output: model.clone(),
             seed: 3,
             trees: 8,
