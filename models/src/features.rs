@@ -4,6 +4,7 @@
 //! another table are refused. A feature that cannot be measured is NaN, never a made-up number.
 //! Must not know: models, sessions.
 
+use crate::stats::entropy;
 use crate::summary::Summary;
 use sha2::{Digest, Sha256};
 
@@ -137,6 +138,10 @@ features! {
     jerk_high Pointer Log "50/s²" Nothing Less |s| s.grid_jerk.quantile_ln(0.9, GRID), "Strongest unevenness of acceleration.";
     turn_median Pointer Log "rad" Nothing Less |s| s.grid_turn.quantile_ln(0.5, GRID), "Typical change of heading in 20 ms.";
     turn_high Pointer Log "rad" Nothing Less |s| s.grid_turn.quantile_ln(0.9, GRID), "Sharpest changes of heading.";
+    accel_range Pointer Plain "ln" Nothing Either |s| s.grid_accel.quantile_ln(0.9, GRID) - s.grid_accel.quantile_ln(0.1, GRID), "Strong against small changes of speed.";
+    turn_entropy Pointer Plain "bit" Nothing Less |s| s.grid_turn.entropy(GRID), "Variety of changes of heading, on a scale of half octaves.";
+    tremor_share Pointer Plain "share" Nothing Either |s| share_of_power(s.grid_tremor, s), "Share of the variance of speed at 9.4 Hz, where hands tremble.";
+    fast_share Pointer Plain "share" Nothing Either |s| share_of_power(s.grid_fast, s), "Share of the variance of speed at 18.8 Hz, where hands are still and noise is not.";
     turn_straight_share Pointer Plain "share" Nothing More |s| s.grid_turn.share_below(8, GRID), "Share of movement that keeps its heading within 1°.";
     accel_lag Pointer Plain "correlation" Nothing Either |s| s.grid_accel_lag.correlation(GRID), "Does a change of speed carry on? It does in muscles.";
     turn_lag Pointer Plain "correlation" Nothing Either |s| s.grid_turn_lag.correlation(GRID), "Does a turn carry on? Noise added to a line turns back at once.";
@@ -154,6 +159,9 @@ features! {
     stroke_speed_spread Pointer Plain "ln" Page Less |s| s.stroke_ln_speed.sd(STROKES), "How much mean speeds vary between strokes.";
     stroke_fitts_slope Pointer Plain "exponent" Nothing Either |s| s.stroke_length_duration.slope(STROKES), "How duration grows with length; 0 is constant duration, 1 constant speed.";
     stroke_fitts_correlation Pointer Plain "correlation" Nothing Either |s| s.stroke_length_duration.correlation(STROKES), "How closely duration follows length.";
+    stroke_fitts_residual Pointer Plain "ln" Nothing Less |s| s.stroke_length_duration.residual(STROKES), "Spread of durations that length does not explain.";
+    stroke_overshoot Pointer Plain "share" Nothing Either |s| s.stroke_overshoot.mean(STROKES), "How far strokes go past their end before they come back, against their length.";
+    stroke_overshoot_spread Pointer Plain "share" Nothing Less |s| s.stroke_overshoot.sd(STROKES), "How much going past the end varies.";
     stroke_detour Pointer Log "share" Nothing Less |s| s.stroke_detour.mean(STROKES), "Way lost against the straight line.";
     stroke_detour_spread Pointer Plain "ln" Page Less |s| s.stroke_detour.sd(STROKES), "How much the way lost against the straight line varies.";
     stroke_peak_ratio Pointer Log "×" Nothing Less |s| s.stroke_peak_ratio.mean(STROKES), "Peak speed against mean speed of a stroke (1 is constant, a reach is near 1.9).";
@@ -193,6 +201,9 @@ features! {
     move_mismatch_share Pointer Plain "share" Recorder Either |s| share(s.move_mismatch, s.moves, GRID), "Share of events whose reported movement differs from their distance.";
     move_axis_share Pointer Plain "share" Recorder Either |s| share(s.move_axis, s.moves, GRID), "Share of steps along one axis.";
     move_step_equal_share Pointer Plain "share" Recorder Either |s| share(s.move_step_equal, s.moves, GRID), "Share of steps that repeat the one before.";
+    move_beat_4ms_share Pointer Plain "share" Recorder Either |s| share(s.move_on_beat[0], s.move_interval.n() as u32, GRID), "Share of intervals at a multiple of 4 ms.";
+    move_beat_8ms_share Pointer Plain "share" Recorder Either |s| share(s.move_on_beat[1], s.move_interval.n() as u32, GRID), "Share of intervals at a multiple of 8 ms.";
+    move_beat_frame_share Pointer Plain "share" Recorder Either |s| share(s.move_on_beat[2], s.move_interval.n() as u32, GRID), "Share of intervals at a multiple of 16.67 ms, a frame at 60 Hz.";
     move_jump_share Pointer Plain "share" Nothing More |s| share(s.move_jumps, s.moves, 4), "Share of moves that jump from a standstill.";
     untrusted_share Across Plain "share" Recorder Either |s| share(s.untrusted, s.events, 4), "Share of events made by the page's own scripts.";
 
@@ -202,6 +213,8 @@ features! {
     click_still Click Log "ms" Nothing Either |s| s.click_still.mean(CLICKS), "Stillness before a press.";
     click_still_spread Click Plain "ln" Page Less |s| s.click_still.sd(CLICKS), "How much the stillness before a press varies.";
     click_interval_spread Click Plain "ln" Page Either |s| s.click_interval.sd(CLICKS), "How much the time between clicks varies.";
+    click_drift Click Plain "ln" Nothing Less |s| s.click_drift.mean(CLICKS), "Movement between press and release, ln(1 + px); hands push the mouse a little.";
+    click_unpressed_share Click Plain "share" Page Either |s| share(s.click_unpressed, s.click_events, CLICKS), "Share of clicks without a press and release before them; keys and scripts make such.";
     click_jump_share Click Plain "share" Nothing More |s| share(s.click_jumps, s.clicks, CLICKS), "Share of clicks reached by a jump instead of a movement.";
     click_elsewhere_share Click Plain "share" Nothing More |s| share(s.click_elsewhere, s.clicks, CLICKS), "Share of clicks where the pointer was not.";
 
@@ -219,6 +232,9 @@ features! {
     key_interval_lag Key Plain "correlation" Nothing Either |s| s.key_interval_lag.correlation(KEYS), "Does an interval resemble the one before?";
     key_interval_equal_share Key Plain "share" Nothing More |s| share(s.key_interval_equal, s.key_interval_pairs, KEYS), "Share of successive equal intervals.";
     key_after_space Key Plain "ln" Nothing Either |s| s.key_after_space.mean(3) - s.key_interval.mean(KEYS), "Slowing at the start of a word.";
+    key_before_space Key Plain "ln" Nothing Either |s| s.key_before_space.mean(3) - s.key_interval.mean(KEYS), "Slowing at the end of a word.";
+    key_letters Key Log "ms" Nothing Either |s| s.key_letters.mean(KEYS), "Typical time from letter to letter.";
+    key_letters_spread Key Plain "ln" Nothing Less |s| s.key_letters.sd(KEYS), "How much the time from letter to letter varies.";
     key_dwell Key Log "ms" Nothing Less |s| s.key_dwell.mean(KEYS), "Typical time a key is held.";
     key_dwell_spread Key Plain "ln" Nothing Less |s| s.key_dwell.sd(KEYS), "How much the time keys are held varies.";
     key_rollover_share Key Plain "share" Nothing Either |s| share(s.key_rollover, s.key_downs, KEYS), "Share of keys pressed before the last one was let go.";
@@ -234,6 +250,8 @@ features! {
 /// Least grid steps, strokes, clicks, wheel events and keys for their statistics to mean anything.
 const GRID: u32 = 12;
 const STROKES: u32 = 3;
+/// Blocks of 320 ms.
+const BLOCKS: u32 = 3;
 const CLICKS: u32 = 3;
 const WHEELS: u32 = 5;
 const KEYS: u32 = 8;
@@ -242,22 +260,24 @@ fn share(part: u32, whole: u32, min: u32) -> f32 {
     if whole < min { f32::NAN } else { part as f32 / whole as f32 }
 }
 
-fn active_seconds(summary: &Summary) -> f32 {
-    if summary.active_us < 500_000 { f32::NAN } else { summary.active_us as f32 / 1e6 }
+/// A share of the power of speed over whole blocks.
+fn share_of_power(part: f32, summary: &Summary) -> f32 {
+    if summary.grid_blocks < BLOCKS || summary.grid_power <= 0.0 {
+        f32::NAN
+    } else {
+        part / summary.grid_power
+    }
 }
 
-fn entropy(counts: &[u16; 8], min: u32) -> f32 {
-    let n: u32 = counts.iter().map(|&count| u32::from(count)).sum();
-    if n < min {
-        return f32::NAN;
-    }
-    let share = |count: u16| f32::from(count) / n as f32;
-    counts.iter().filter(|&&count| count > 0).map(|&count| -share(count) * share(count).log2()).sum()
+fn active_seconds(summary: &Summary) -> f32 {
+    if summary.active_us < 500_000 { f32::NAN } else { summary.active_us as f32 / 1e6 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Event, EventKind, PointerType};
+    use crate::summary::Tracker;
 
     #[test]
     fn names_are_unique_and_the_table_fits_the_evaluator() {
@@ -272,5 +292,65 @@ mod tests {
     #[test]
     fn an_empty_summary_has_no_feature_at_all() {
         assert!(row(&Summary::default()).iter().all(|value| value.is_nan()));
+    }
+
+    /// The features of a movement given by places at 100 Hz, between a press and a release 3 px apart.
+    fn moved(places: impl Iterator<Item = (f32, f32)>) -> Row {
+        let (mut summary, mut tracker) = (Summary::default(), Tracker::default());
+        let mut at_us = 1_000_000;
+        let mut observe = |after_us: u64, kind| {
+            at_us += after_us;
+            tracker.observe(&mut summary, &Event { at_us, trusted: true, kind });
+        };
+        let pointer = PointerType::Mouse;
+        for (x, y) in places {
+            let (movement_x, movement_y, coalesced) = (0, 0, 1);
+            observe(10_000, EventKind::PointerMove { pointer, x, y, movement_x, movement_y, coalesced });
+        }
+        for _ in 0..4 {
+            observe(300_000, EventKind::PointerDown { pointer, x: 10.0, y: 10.0, button: 0 });
+            observe(80_000, EventKind::PointerUp { pointer, x: 13.0, y: 10.0, button: 0 });
+        }
+        row(&summary)
+    }
+
+    fn value(row: &Row, name: &str) -> f32 {
+        row[index(name).unwrap()]
+    }
+
+    #[test]
+    fn a_tremble_shows_at_its_frequency_and_smooth_movement_at_none() {
+        // Speed swings about its mean once in 106 ms, or once in 1.3 s.
+        let swinging = |hertz: f32| {
+            let speed =
+                move |i: i32| 600.0 + 250.0 * (std::f32::consts::TAU * hertz * i as f32 / 100.0).sin();
+            moved((0..200).scan(0.0, move |x, i| {
+                *x += speed(i) / 100.0;
+                Some((*x, 100.0))
+            }))
+        };
+        let (trembling, smooth) = (swinging(9.4), swinging(0.8));
+        assert!(value(&trembling, "tremor_share") > 0.6, "{}", value(&trembling, "tremor_share"));
+        assert!(value(&smooth, "tremor_share") < 0.2, "{}", value(&smooth, "tremor_share"));
+        assert!(value(&trembling, "fast_share") < 0.2 && value(&smooth, "fast_share") < 0.2);
+    }
+
+    #[test]
+    fn going_past_the_end_and_drifting_in_a_click_are_measured() {
+        let reach = |past: f32| {
+            // Four strokes of 300 px, each going `past` px beyond and back, a rest of 200 ms between.
+            let stroke = move |s: i32| {
+                let way = (0..30).map(move |i| i as f32 / 29.0 * (300.0 + past));
+                let back = (1..=10).map(move |i| 300.0 + past - past * i as f32 / 10.0);
+                let sign = if s % 2 == 0 { 1.0 } else { -1.0 };
+                let base = if s % 2 == 0 { 0.0 } else { 300.0 };
+                way.chain(back).chain(std::iter::repeat_n(300.0, 20)).map(move |x| (base + sign * x, 50.0))
+            };
+            moved((0..4).flat_map(stroke))
+        };
+        let (past, short) = (reach(60.0), reach(0.0));
+        assert!(value(&past, "stroke_overshoot") > 0.15, "{}", value(&past, "stroke_overshoot"));
+        assert!(value(&short, "stroke_overshoot") < 0.02, "{}", value(&short, "stroke_overshoot"));
+        assert!((value(&short, "click_drift") - 4.0f32.ln()).abs() < 1e-5);
     }
 }

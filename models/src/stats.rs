@@ -97,6 +97,13 @@ impl Pairs {
         if vx <= VARIANCE_MIN { f32::NAN } else { (cov / vx).clamp(-10.0, 10.0) }
     }
 
+    /// Standard deviation of y about the line fitted over x; NaN for fewer than `min` pairs.
+    pub fn residual(&self, min: u32) -> f32 {
+        let correlation = self.correlation(min);
+        let (_, _, vy) = self.moments();
+        (vy.max(0.0) * (1.0 - correlation * correlation)).sqrt()
+    }
+
     fn moments(&self) -> (f32, f32, f32) {
         let (mx, my) = (self.x / self.n, self.y / self.n);
         (self.xy / self.n - mx * my, self.xx / self.n - mx * mx, self.yy / self.n - my * my)
@@ -155,6 +162,11 @@ impl<const LOW: i32, const N: usize> Buckets<LOW, N> {
         f32::NAN
     }
 
+    /// Entropy over the buckets, in bits; NaN for fewer than `min` values.
+    pub fn entropy(&self, min: u32) -> f32 {
+        entropy(&self.counts, min)
+    }
+
     /// Share of values below a bucket edge, `2^(LOW + edge / 2)`.
     pub fn share_below(&self, edge: usize, min: u32) -> f32 {
         let n = self.n();
@@ -164,6 +176,16 @@ impl<const LOW: i32, const N: usize> Buckets<LOW, N> {
         let below: u32 = self.counts.iter().take(edge).map(|&count| u32::from(count)).sum();
         below as f32 / n as f32
     }
+}
+
+/// Entropy of counts, in bits; NaN for fewer than `min` in all.
+pub fn entropy(counts: &[u16], min: u32) -> f32 {
+    let n: u32 = counts.iter().map(|&count| u32::from(count)).sum();
+    if n < min.max(1) {
+        return f32::NAN;
+    }
+    let share = |count: u16| f32::from(count) / n as f32;
+    counts.iter().filter(|&&count| count > 0).map(|&count| -share(count) * share(count).log2()).sum()
 }
 
 const BUCKETS_PER_OCTAVE: f32 = 2.0;
@@ -220,5 +242,6 @@ mod tests {
         let mut pairs = Pairs::default();
         (0..20).for_each(|i| pairs.add(i as f32 * 0.1, i as f32 * 0.05 + 1.0));
         assert!((pairs.slope(3) - 0.5).abs() < 1e-2 && pairs.correlation(3) > 0.99);
+        assert!(pairs.residual(3) < 0.05 && pairs.residual(21).is_nan());
     }
 }

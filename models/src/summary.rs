@@ -41,6 +41,8 @@ pub struct Summary {
     pub move_axis: u32,
     pub move_step_equal: u32,
     pub move_jumps: u32,
+    /// Intervals at a multiple of `BEATS_MS`, each.
+    pub move_on_beat: [u32; BEATS],
 
     // The 20 ms grid.
     pub grid_speed: Buckets<0, 28>,
@@ -53,6 +55,11 @@ pub struct Summary {
     pub grid_curvature_speed: Pairs,
     pub grid_even: u32,
     pub grid_heading: [u16; 8],
+    /// Power of speed at `TREMOR_BIN` and `FAST_BIN`, and all of it but the mean, over whole blocks.
+    pub grid_tremor: f32,
+    pub grid_fast: f32,
+    pub grid_power: f32,
+    pub grid_blocks: u32,
 
     // Strokes.
     pub stroke_ln_duration: Spread,
@@ -70,6 +77,7 @@ pub struct Summary {
     pub stroke_end: Spread,
     pub stroke_accel: Spread,
     pub stroke_turn: Spread,
+    pub stroke_overshoot: Spread,
     pub stroke_corrections: u32,
 
     // Stopping.
@@ -81,6 +89,9 @@ pub struct Summary {
     pub click_dwell: Spread,
     pub click_still: Spread,
     pub click_interval: Spread,
+    pub click_drift: Spread,
+    pub click_events: u32,
+    pub click_unpressed: u32,
     pub click_jumps: u32,
     pub click_elsewhere: u32,
 
@@ -101,6 +112,8 @@ pub struct Summary {
     pub key_interval_equal: u32,
     pub key_interval_pairs: u32,
     pub key_after_space: Spread,
+    pub key_before_space: Spread,
+    pub key_letters: Spread,
     pub key_pauses: u32,
     pub key_dwell: Spread,
     pub key_rollover: u32,
@@ -113,6 +126,7 @@ impl Summary {
         macro_rules! merge { ($($field:ident)*) => { $(self.$field.merge(&other.$field);)* } }
         sum!(active_us events untrusted moves touches);
         sum!(move_interval_equal move_interval_pairs move_whole_ms move_mismatch move_axis move_step_equal);
+        sum!(grid_tremor grid_fast grid_power grid_blocks click_events click_unpressed);
         sum!(move_jumps grid_even stroke_corrections pauses clicks click_jumps click_elsewhere);
         sum!(wheel_interval_equal wheel_interval_pairs scrolls wheels);
         sum!(key_downs key_deletes key_interval_equal key_interval_pairs key_pauses key_rollover);
@@ -121,9 +135,12 @@ impl Summary {
         merge!(grid_curvature_speed);
         merge!(stroke_ln_duration stroke_ln_length stroke_length_duration stroke_ln_speed stroke_detour);
         merge!(stroke_peak_ratio stroke_peak_at stroke_peaks stroke_speed_cv stroke_jerk stroke_bow);
-        merge!(stroke_start stroke_end stroke_accel stroke_turn pause);
+        merge!(stroke_start stroke_end stroke_accel stroke_turn stroke_overshoot pause click_drift);
         merge!(click_dwell click_still click_interval wheel_interval wheel_burst reading);
-        merge!(key_interval key_interval_lag key_after_space key_dwell hand_switch);
+        merge!(key_interval key_interval_lag key_after_space key_before_space key_letters key_dwell hand_switch);
+        for (count, more) in self.move_on_beat.iter_mut().zip(other.move_on_beat) {
+            *count += more;
+        }
         for (count, more) in self.grid_heading.iter_mut().zip(&other.grid_heading) {
             *count = count.saturating_add(*more);
         }
@@ -146,6 +163,8 @@ pub struct Tracker {
     step: (f32, f32),
     down: Option<(u64, f32, f32)>,
     click_at: Option<u64>,
+    /// A press and its release have been seen, and no click for them yet.
+    pressed: bool,
     moves_since_click: u32,
     jumped: bool,
     wheel: Option<(u64, Option<f32>)>,
@@ -205,9 +224,20 @@ impl Tracker {
                 self.note_hand(summary, at);
                 self.observe_down(summary, at, x, y);
             }
-            EventKind::PointerUp { pointer: PointerType::Mouse, .. } => {
-                if let Some((down_us, ..)) = self.down.take() {
+            EventKind::PointerUp { pointer: PointerType::Mouse, x, y, .. } => {
+                if let Some((down_us, down_x, down_y)) = self.down.take() {
                     summary.click_dwell.add(ln_ms(at.saturating_sub(down_us)));
+                    let drift = (x - down_x).hypot(y - down_y);
+                    if drift <= DRIFT_MAX_PX {
+                        summary.click_drift.add((1.0 + drift).ln());
+                    }
+                    self.pressed = true;
+                }
+            }
+            EventKind::Click { pointer: PointerType::Mouse, .. } => {
+                summary.click_events += 1;
+                if !std::mem::take(&mut self.pressed) {
+                    summary.click_unpressed += 1;
                 }
             }
             EventKind::PointerMove { .. } | EventKind::PointerDown { .. } | EventKind::PointerUp { .. } => {
@@ -305,6 +335,13 @@ impl Tracker {
         } else if gap > 0 {
             let interval = ln_ms(gap);
             summary.move_interval.add(interval);
+            for (count, beat) in summary.move_on_beat.iter_mut().zip(BEATS_MS) {
+                let beats = gap as f32 / (beat * 1000.0);
+                let nearest = beats.round();
+                if nearest >= 1.0 && (beats - nearest).abs() <= BEAT_SLACK {
+                    *count += 1;
+                }
+            }
             if let Some(before) = self.move_interval.replace(interval) {
                 summary.move_interval_pairs += 1;
                 summary.move_interval_lag.add(before, interval);
@@ -415,8 +452,11 @@ impl Tracker {
                         summary.key_interval_equal += 1;
                     }
                 }
-                if self.key_class == Some(KeyClass::Space) {
-                    summary.key_after_space.add(interval);
+                match (self.key_class, class) {
+                    (Some(KeyClass::Space), _) => summary.key_after_space.add(interval),
+                    (_, KeyClass::Space) => summary.key_before_space.add(interval),
+                    (Some(KeyClass::Letter), KeyClass::Letter) => summary.key_letters.add(interval),
+                    _ => {}
                 }
             }
         }
@@ -437,6 +477,8 @@ struct Stroke {
     y: f32,
     /// Twice the signed area between the path and its chord, so far from the start.
     area: f32,
+    /// Furthest from the start so far.
+    far: f32,
     latest: [(f32, f32); SMOOTHED],
     /// Statistics of the smoothed velocity.
     samples: u32,
@@ -457,6 +499,7 @@ struct Stroke {
     extreme: f32,
     falling: bool,
     peaks: u32,
+    spectrum: Spectrum,
     /// Path of the stroke just before, if it was measured.
     before: Option<f32>,
     measured: bool,
@@ -479,6 +522,8 @@ impl Stroke {
         self.x += dx;
         self.y += dy;
         self.path += length;
+        self.far = self.far.max(self.x.hypot(self.y));
+        self.spectrum.add(summary, length / GRID_S);
         self.latest[self.steps as usize % SMOOTHED] = (dx, dy);
         self.steps += 1;
         let octant = ((dy.atan2(dx) / std::f32::consts::TAU + 1.0) * 8.0 + 0.5) as usize % 8;
@@ -581,6 +626,7 @@ impl Stroke {
         summary.stroke_speed_cv.add(self.speed.sd(2) / mean);
         summary.stroke_jerk.add((self.jerk / n).max(1.0).ln());
         if chord > STROKE_PX_MIN {
+            summary.stroke_overshoot.add((self.far / chord - 1.0).min(1.0));
             summary.stroke_bow.add((0.5 * self.area / (chord * chord)).clamp(-1.0, 1.0));
         }
         let tail = self.samples.min(4) as f32;
@@ -592,6 +638,40 @@ impl Stroke {
         }
         if self.before.is_some_and(|before| before > 4.0 * self.path) {
             summary.stroke_corrections += 1;
+        }
+    }
+}
+
+/// Goertzel's resonators over blocks of `BLOCK` speeds on the grid: how much of their variance lies at
+/// two frequencies, at the cost of three multiplications a step.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spectrum {
+    n: u32,
+    sum: f32,
+    squares: f32,
+    tremor: (f32, f32),
+    fast: (f32, f32),
+}
+
+impl Spectrum {
+    fn add(&mut self, summary: &mut Summary, speed: f32) {
+        self.n += 1;
+        self.sum += speed;
+        self.squares += speed * speed;
+        for (state, c) in [(&mut self.tremor, TREMOR_BIN), (&mut self.fast, FAST_BIN)] {
+            *state = (speed + c * state.0 - state.1, state.0);
+        }
+        if self.n == BLOCK {
+            let n = BLOCK as f32;
+            let variance = self.squares / n - (self.sum / n) * (self.sum / n);
+            // Relative to the mean speed of the block: a fast stroke weighs no more than a slow one.
+            let scale = (self.sum / n).max(1.0).powi(2);
+            let power = |(a, b): (f32, f32), c: f32| 2.0 * (a * a + b * b - c * a * b).max(0.0) / (n * n);
+            summary.grid_power += variance.max(0.0) / scale;
+            summary.grid_tremor += power(self.tremor, TREMOR_BIN) / scale;
+            summary.grid_fast += power(self.fast, FAST_BIN) / scale;
+            summary.grid_blocks += 1;
+            *self = Spectrum::default();
         }
     }
 }
@@ -618,6 +698,17 @@ const SMOOTHED: usize = 3;
 const GRID_S: f32 = GRID_US as f32 / 1e6;
 /// Two intervals within 4 % of each other count as equal.
 const EQUAL_LN: f32 = 0.04;
+/// Beats of common devices and displays, milliseconds, and the share of a beat an interval may be off.
+pub const BEATS_MS: [f32; BEATS] = [4.0, 8.0, 16.667];
+const BEATS: usize = 3;
+const BEAT_SLACK: f32 = 0.06;
+/// Further than this between press and release is a drag.
+const DRIFT_MAX_PX: f32 = 20.0;
+/// Grid steps in a block of the spectrum: 320 ms, so bins lie 3.1 Hz apart.
+const BLOCK: u32 = 16;
+/// 2 cos(2π k / 16): k = 3 is 9.4 Hz, in the band of a hand's tremor; k = 6 is 18.8 Hz, above it.
+const TREMOR_BIN: f32 = 0.765_366_9;
+const FAST_BIN: f32 = -std::f32::consts::SQRT_2;
 /// Speeds within 3 % of each other on successive grid steps count as even.
 const EVEN_SHARE: f32 = 0.03;
 /// A wheel at rest for longer than this is read from, not turned.
