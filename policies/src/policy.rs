@@ -408,7 +408,7 @@ fn read_lists<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>, draft: &mut Draf
     }
 }
 
-pub(crate) const ROUTE_KEYS: &[&str] = &["name", "match", "rules", "injection", "outage"];
+pub(crate) const ROUTE_KEYS: &[&str] = &["name", "match", "rules", "injection", "outage", "login"];
 pub(crate) const MATCH_KEYS: &[&str] = &["host", "path", "method", "header"];
 
 fn read_route<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) -> Option<Route> {
@@ -438,6 +438,9 @@ fn read_route<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) -> Optio
     if let Some((node, path)) = fields.get("outage") {
         let words = [("serve_known", Outage::ServeKnown), ("deny", Outage::Deny)];
         route.outage = reader.one_of(node, &path, &words).unwrap_or(Outage::ServeKnown);
+    }
+    if let Some((node, path)) = fields.get("login") {
+        route.login = reader.one_of(node, &path, &[("required", true), ("optional", false)]);
     }
     Some(route)
 }

@@ -17,6 +17,8 @@ pub struct Route {
     /// Whether pages get the collector.
     pub injection: bool,
     pub outage: Outage,
+    /// Whether people must have logged in at the gateway; `None`: as its settings say.
+    pub login: Option<bool>,
 }
 
 /// What to do while revocations cannot be looked up.
@@ -65,6 +67,7 @@ impl Route {
             rules: None,
             injection: true,
             outage: Outage::ServeKnown,
+            login: None,
         }
     }
 
@@ -130,7 +133,7 @@ impl PathPattern {
 }
 
 /// A path that an app may read as another one than is written.
-fn is_ambiguous(path: &str) -> bool {
+pub fn is_ambiguous(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
     lower.contains("//")
         || lower.contains('\\')

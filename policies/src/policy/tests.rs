@@ -189,8 +189,8 @@ fn requests_find_their_route_and_routes_their_rules() {
         "p",
         "
 routes:
-  - {name: pay, match: {path: /pay/**, method: POST}, outage: deny}
-  - {name: docs, match: [{path: /docs/**}, {host: docs.example}], rules: [], injection: off}
+  - {name: pay, match: {path: /pay/**, method: POST}, outage: deny, login: required}
+  - {name: docs, match: [{path: /docs/**}, {host: docs.example}], rules: [], injection: off, login: optional}
   - {name: default, rules: [note]}
 rules:
   - {name: friend, when: 'bot.automation', action: allow}
@@ -203,6 +203,9 @@ rules:
     assert_eq!(route("a", "POST", "/pay/now").name, "pay");
     assert_eq!(route("a", "POST", "/pay/now").outage, Outage::Deny);
     assert_eq!(route("a", "GET", "/pay/now").name, "default");
+    assert_eq!(route("a", "POST", "/pay/now").login, Some(true));
+    assert_eq!(route("docs.example", "GET", "/x").login, Some(false));
+    assert_eq!(route("a", "GET", "/x").login, None, "as the gateway's settings say");
     assert!(!route("docs.example", "GET", "/x").injection && route("a", "GET", "/x").injection);
     for (name, told) in [("pay", 2), ("docs", 0), ("default", 1), ("", 1)] {
         let mut facts = Facts { route: name.into(), ..Facts::default() };
