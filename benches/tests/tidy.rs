@@ -89,7 +89,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("forust_ml", &["models/src/train"]),
     ("pingora", &["gateway/src/proxy", "gateway/src/app.rs"]),
     ("sqlx", &["gateway/src/store"]),
-    ("redis::", &["gateway/src/revocation"]),
+    ("redis::", &["gateway/src/revocation", "gateway/src/vault.rs"]),
     ("lettre", &["gateway/src/alert"]),
 ];
 

@@ -20,3 +20,4 @@ pub mod secret;
 pub mod shards;
 pub mod standing;
 pub mod store;
+pub mod vault;

@@ -5,7 +5,7 @@
 
 mod board;
 mod record;
-mod servers;
+pub(crate) mod servers;
 mod shared;
 
 use board::{Applied, Board};

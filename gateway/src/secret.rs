@@ -3,6 +3,7 @@
 //! Each use has its own key, so a value made for one can never be passed off as another. Must not
 //! know: requests, sessions' meaning, how long anything is valid.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use gaitway_policies::{SessionId, SubjectId, TokenId};
 use hmac::{Hmac, Mac};
 use rand::TryRngCore;
@@ -31,6 +32,8 @@ pub struct InstallSecret {
     page_token: Keyed,
     challenge: Keyed,
     operator: Keyed,
+    login: Keyed,
+    sealing: RandomizedNonceKey,
 }
 
 /// What a signature is for. A signature made for one purpose never verifies for another.
@@ -44,6 +47,8 @@ pub enum Purpose {
     Challenge,
     /// An operator's login to the ops page.
     Operator,
+    /// A person's login at the OpenID provider.
+    Login,
 }
 
 /// HMAC-SHA-256 cut to its first 128 bits: nobody can guess it, and it is as long as a pseudonym.
@@ -124,6 +129,13 @@ impl InstallSecret {
             page_token: derive("page-token"),
             challenge: derive("challenge"),
             operator: derive("operator"),
+            login: derive("login"),
+            #[expect(clippy::expect_used, reason = "the key has the length of the algorithm")]
+            sealing: RandomizedNonceKey::new(
+                &AES_256_GCM,
+                &Keyed::new(root).full(&[b"gaitway/v1/", b"sealing"]),
+            )
+            .expect("a key of 32 bytes"),
         }
     }
 
@@ -156,12 +168,32 @@ impl InstallSecret {
         self.sign(purpose, message).ct_eq(signature).into()
     }
 
+    /// Encrypts what leaves this process but is for none but us: AES-256-GCM under a random nonce. What is
+    /// sealed for one `place` opens in no other. `None` if the system gives no randomness.
+    pub fn seal(&self, place: &[&[u8]], value: &[u8]) -> Option<Vec<u8>> {
+        let mut sealed = value.to_vec();
+        let nonce = self.sealing.seal_in_place_append_tag(Aad::from(as_one(place)), &mut sealed).ok()?;
+        sealed.extend_from_slice(nonce.as_ref());
+        Some(sealed)
+    }
+
+    /// What was sealed for this place by an installation with this secret; `None` for anything else.
+    pub fn unseal(&self, place: &[&[u8]], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (value, nonce) = sealed.split_at_checked(sealed.len().checked_sub(NONCE_LEN)?)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut value = value.to_vec();
+        let length = self.sealing.open_in_place(nonce, Aad::from(as_one(place)), &mut value).ok()?.len();
+        value.truncate(length);
+        Some(value)
+    }
+
     fn key(&self, purpose: Purpose) -> &Keyed {
         match purpose {
             Purpose::OwnCookie => &self.own_cookie,
             Purpose::PageToken => &self.page_token,
             Purpose::Challenge => &self.challenge,
             Purpose::Operator => &self.operator,
+            Purpose::Login => &self.login,
         }
     }
 }
@@ -202,6 +234,12 @@ impl Keyed {
         cut.copy_from_slice(&self.full(parts)[..16]);
         cut
     }
+}
+
+/// Parts with their lengths, so that no two lists of parts become one text.
+fn as_one(parts: &[&[u8]]) -> Vec<u8> {
+    let with_length = |part: &&[u8]| [&(part.len() as u64).to_be_bytes()[..], part].concat();
+    parts.iter().flat_map(with_length).collect()
 }
 
 /// Writes beside the final name and links, so that no process ever reads half a secret and the first
@@ -339,7 +377,8 @@ mod tests {
             (secret.session(&[b"x"]), secret.subject(&[b"x"]), secret.token(&[b"x"]));
         assert_ne!(session.0, subject.0);
         assert_ne!(session.0, token.0);
-        let purposes = [Purpose::OwnCookie, Purpose::PageToken, Purpose::Challenge, Purpose::Operator];
+        let purposes =
+            [Purpose::OwnCookie, Purpose::PageToken, Purpose::Challenge, Purpose::Operator, Purpose::Login];
         for made in purposes {
             let signature = secret.sign(made, b"message");
             for used in purposes {
@@ -367,6 +406,24 @@ mod tests {
         assert!(!secret.is_signed(Purpose::PageToken, b"massage", &signature));
         assert!(!secret.is_signed(Purpose::PageToken, b"message", &signature[..15]));
         assert!(!secret.is_signed(Purpose::PageToken, b"message", b""));
+    }
+
+    #[test]
+    fn what_is_sealed_opens_in_its_place_only_and_unchanged() {
+        let secret = secret();
+        let sealed = secret.seal(&[b"login", b"1"], b"a token").unwrap();
+        assert_eq!(secret.unseal(&[b"login", b"1"], &sealed).as_deref(), Some(&b"a token"[..]));
+        assert_eq!(secret.unseal(&[b"login1", b""], &sealed), None);
+        assert_eq!(secret.unseal(&[b"login"], &sealed), None);
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert_eq!(secret.unseal(&[b"login", b"1"], &changed), None, "byte {at}");
+            assert_eq!(secret.unseal(&[b"login", b"1"], &sealed[..at]), None, "cut at {at}");
+        }
+        let other = InstallSecret::from_text(&[8; 32], "test").unwrap();
+        assert_eq!(other.unseal(&[b"login", b"1"], &sealed), None);
+        assert_ne!(sealed, secret.seal(&[b"login", b"1"], b"a token").unwrap(), "each has its own nonce");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use redis::{
 use std::path::Path;
 use std::time::Duration;
 
-pub(super) struct Servers {
+pub(crate) struct Servers {
     kind: Kind,
     /// Login, database and transport; the address in it is replaced where discovery finds another.
     template: ConnectionInfo,
@@ -36,7 +36,7 @@ impl Servers {
     /// Understands `redis://[user[:password]@]host[:port][/db]`, the same with several hosts as
     /// `redis+sentinel://host:port,host:port/master-name[/db]` and `redis+cluster://host:port,host:port`,
     /// and each with `rediss` for TLS. Blocking: reads the password and certificate files.
-    pub(super) fn new(
+    pub(crate) fn new(
         address: &str,
         password_file: Option<&Path>,
         ca_file: Option<&Path>,
@@ -98,7 +98,7 @@ impl Servers {
     }
 
     /// Connects to the server that takes writes. Every answer on the connection must come within `answer`.
-    pub(super) async fn connect(&self, answer: Duration) -> Result<MultiplexedConnection, RedisError> {
+    pub(crate) async fn connect(&self, answer: Duration) -> Result<MultiplexedConnection, RedisError> {
         let node = match &self.kind {
             Kind::One => None,
             Kind::Sentinels { nodes, master } => Some(self.master(nodes, master).await?),
@@ -244,6 +244,15 @@ fn owner_in(slots: &Value, slot: u16, asked: &Node) -> Option<Node> {
         return Some(Node { host, port: u16::try_from(*port).ok()? });
     }
     None
+}
+
+/// The prefix of all names: on a Cluster they must share a slot, hence the braces.
+pub(crate) fn one_slot(prefix: &str, address: &str) -> String {
+    if address.contains("+cluster://") && !prefix.contains('{') {
+        format!("{{{prefix}}}")
+    } else {
+        prefix.to_owned()
+    }
 }
 
 /// The Cluster specification's slot of a key: CRC-16/XMODEM of the part in braces.

@@ -8,7 +8,7 @@
 
 use super::board::{Applied, Board};
 use super::record::{Key, Record};
-use super::servers::{Servers, is_master};
+use super::servers::{Servers, is_master, one_slot};
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamReadReply};
 use redis::{ErrorKind, RedisError};
@@ -35,7 +35,7 @@ pub(super) struct Shared {
     writer_failing: AtomicBool,
 }
 
-/// Names in Redis. On a Cluster all of them must share a slot, hence the braces.
+/// Names in Redis.
 struct Names {
     record: String,
     stream: String,
@@ -44,9 +44,8 @@ struct Names {
 }
 
 impl Names {
-    fn new(prefix: &str, on_cluster: bool) -> Names {
-        let prefix =
-            if on_cluster && !prefix.contains('{') { format!("{{{prefix}}}") } else { prefix.to_owned() };
+    fn new(prefix: &str, address: &str) -> Names {
+        let prefix = one_slot(prefix, address);
         Names {
             record: format!("{prefix}revocation:"),
             stream: format!("{prefix}revocations"),
@@ -88,7 +87,7 @@ impl Shared {
         address: &str,
         board: Arc<Board>,
     ) -> Result<Shared, super::RevocationError> {
-        let names = Names::new(&config.key_prefix, address.contains("+cluster://"));
+        let names = Names::new(&config.key_prefix, address);
         let servers = Servers::new(
             address,
             config.redis_password_file.as_deref(),
