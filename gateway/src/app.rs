@@ -10,6 +10,7 @@ use crate::ops::{InForce, ModelInForce, OpsState};
 use crate::outbox::{Outbox, OutboxLimits};
 use crate::proxy::Gateway;
 use crate::proxy::identity::Identifier;
+use crate::proxy::identity::login::Login;
 use crate::proxy::limits::Connections;
 use crate::proxy::listen::{Front, TlsFront};
 use crate::proxy::rates::Rates;
@@ -19,6 +20,7 @@ use crate::revocation::{Change, Revocations, Scope};
 use crate::secret::InstallSecret;
 use crate::shards::{self, Shards};
 use crate::standing::Standings;
+use crate::vault::Vault;
 use crate::{alert, clock, ops, store};
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -67,6 +69,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let store = store::open(&config).await?;
     let known = store.active_revocations(clock::now()).await.context("reading known revocations")?;
     let revocations = Revocations::start(&config.revocation, known).await?;
+    let login = match &config.identity.oidc {
+        Some(oidc) => {
+            let vault = Arc::new(Vault::open(&config.revocation, oidc.sessions_max, secret.clone())?);
+            let prefix = &config.collector.path_prefix;
+            Some(Login::start(oidc, prefix, secret.clone(), vault, revocations.clone()).await?)
+        }
+        None => None,
+    };
     let sinks = alert::sinks(&config.alerts)?;
     let outbox = Outbox::start(store.clone(), revocations.clone(), sinks, OutboxLimits::default()).await;
 
@@ -92,12 +102,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     );
     let routes = Arc::new(ArcSwap::new(policies));
     let connections = Connections::new(&config);
-    let edge = Arc::new(Edge::new(&config, secret, shards.clone(), standings.clone(), pages));
+    let edge = Arc::new(Edge::new(&config, secret, shards.clone(), standings.clone(), pages, login.clone()));
     let sockets = edge.sockets.clone();
     let gateway = Gateway::new(
         &config,
         upstream.clone(),
         identifier,
+        login,
         revocations.clone(),
         standings,
         shards.clone(),

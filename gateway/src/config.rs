@@ -137,6 +137,9 @@ settings! {
         /// Where the app's JWT is found and how it is verified. Absent: sessions are recognised by
         /// Gaitway's own cookie.
         pub jwt: Option<Jwt>,
+        /// An OpenID provider where people log in before they reach the app. Absent: the app does that
+        /// itself.
+        pub oidc: Option<Oidc>,
         /// The app's own opaque session cookie: names the session where no token does.
         /// Example: `PHPSESSID`
         pub app_cookie: Option<String>,
@@ -185,6 +188,50 @@ settings! {
         pub token_bytes_max: usize,
     }
 }
+
+settings! {
+    #[derive(Clone, Debug, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Oidc {
+        /// The provider's issuer address; `/.well-known/openid-configuration` below it says the rest.
+        /// Example: `https://login.example.com`
+        pub issuer: String,
+        /// Name of this gateway at the provider. Example: `gaitway`
+        pub client_id: String,
+        /// File with the client secret; neither file nor variable: a public client, PKCE alone.
+        /// Example: `/etc/gaitway/client.secret`
+        pub client_secret_file: Option<PathBuf>,
+        /// Name of an environment variable with the client secret. Example: `CLIENT_SECRET`
+        pub client_secret_env: Option<String>,
+        /// Where visitors reach the app, without a path. The provider sends them back to
+        /// `{public_url}/_gaitway/login/callback`. Example: `https://shop.example.com`
+        pub public_url: String,
+        /// What is asked of the provider; `offline_access` where it gives refresh tokens for nothing less.
+        pub scopes: Vec<String>,
+        /// Whether the app may be visited without a login; a policy route may say otherwise.
+        pub login: LoginRule,
+        /// Claim of the ID token that the app is told as `X-Gaitway-User`.
+        pub user_claim: String,
+        /// Claim with groups (array of strings), for policies and `X-Gaitway-Groups`.
+        pub groups_claim: String,
+        /// Name of the login cookie; `__Host-` is put before it where `public_url` is https.
+        pub cookie_name: String,
+        /// How long a login lasts at most, however often its tokens are renewed.
+        pub session_seconds: u64,
+        /// How long ago a person may have logged in at the provider; 0 for any time.
+        pub authentication_age_seconds_max: u64,
+        /// Logins kept in this process's memory at most where there is no Redis; about 4 KiB each.
+        pub sessions_max: usize,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoginRule {
+    Required,
+    Optional,
+}
+choices!(LoginRule: "required", "optional");
 
 settings! {
     #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -440,6 +487,7 @@ impl Default for Identity {
     fn default() -> Identity {
         Identity {
             jwt: None,
+            oidc: None,
             app_cookie: None,
             cookie_name: "gaitway_session".into(),
             cookie_secure: false,
@@ -465,6 +513,26 @@ impl Default for Jwt {
             require_expiry: true,
             leeway_seconds: 30,
             token_bytes_max: 8 * 1024,
+        }
+    }
+}
+
+impl Default for Oidc {
+    fn default() -> Oidc {
+        Oidc {
+            issuer: String::new(),
+            client_id: String::new(),
+            client_secret_file: None,
+            client_secret_env: None,
+            public_url: String::new(),
+            scopes: vec!["openid".into()],
+            login: LoginRule::Required,
+            user_claim: "sub".into(),
+            groups_claim: "groups".into(),
+            cookie_name: "gaitway_login".into(),
+            session_seconds: 12 * 3600,
+            authentication_age_seconds_max: 24 * 3600,
+            sessions_max: 50_000,
         }
     }
 }

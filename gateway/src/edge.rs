@@ -4,6 +4,7 @@
 //! Knows `http` types and byte streams, not the proxy in front of it. Judges nothing: telemetry is
 //! decoded, bound to its session and handed to a shard.
 
+mod login;
 pub mod page_token;
 pub mod pages;
 pub mod sockets;
@@ -11,13 +12,14 @@ pub mod sockets;
 use crate::clock;
 use crate::config::{Config, PrivacySignal};
 use crate::proxy::identity::Caller;
+use crate::proxy::identity::login::{LOGGED_OUT, Login};
 use crate::secret::InstallSecret;
 use crate::shards::Shards;
 use crate::standing::{Standings, Verdict};
 use bytes::Bytes;
 use gaitway_models::event::BATCH_BYTES_MAX;
 use gaitway_models::{Batch, Timestamp};
-use gaitway_policies::{Identity, Input};
+use gaitway_policies::{Identity, Input, SessionId};
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use metrics::counter;
 use page_token::PageToken;
@@ -64,6 +66,8 @@ pub struct Edge {
     page_token_age: Duration,
     privacy: PrivacySignal,
     pages: Pages,
+    login: Option<Arc<Login>>,
+    logouts: login::Turnstile,
 }
 
 impl Edge {
@@ -73,6 +77,7 @@ impl Edge {
         shards: Arc<Shards>,
         standings: Arc<Standings>,
         pages: Pages,
+        login: Option<Arc<Login>>,
     ) -> Edge {
         let digest = secret.path(COLLECTOR);
         Edge {
@@ -86,6 +91,8 @@ impl Edge {
             page_token_age: Duration::from_secs(config.collector.page_token_seconds),
             privacy: config.collector.privacy_signal,
             pages,
+            login,
+            logouts: login::Turnstile::default(),
         }
     }
 
@@ -98,6 +105,11 @@ impl Edge {
     pub async fn answer(&self, request: &EdgeRequest<'_>) -> Response<Bytes> {
         let endpoint = self.endpoint(request.path).unwrap_or_default();
         let read = matches!(*request.method, Method::GET | Method::HEAD);
+        if let Some(login) = &self.login
+            && let Some(answer) = self.login_door(login, endpoint, request).await
+        {
+            return answer;
+        }
         match endpoint {
             "c.js" if read => self.collector(request),
             "token" if *request.method == Method::POST => self.token(request),
@@ -228,7 +240,11 @@ impl Edge {
 
     /// The page in place of whatever a revoked person asked for.
     pub fn logout_page(&self, incident: &str, request: &EdgeRequest<'_>) -> Response<Bytes> {
-        let mut response = html(StatusCode::FORBIDDEN, self.pages.logout(request.headers, Some(incident)));
+        let page = match incident {
+            LOGGED_OUT => self.pages.logged_out(request.headers),
+            incident => self.pages.logout(request.headers, Some(incident)),
+        };
+        let mut response = html(StatusCode::FORBIDDEN, page);
         let headers = response.headers_mut();
         clear_cookies(headers, request.cookies_to_clear, request.https);
         // Browsers keep whole pages for their back button; the next person at this one must not see them.
@@ -243,7 +259,10 @@ impl Edge {
             "type": "about:blank",
             "title": "Session ended",
             "status": 401,
-            "detail": "This session was ended for security reasons. Log in again to go on.",
+            "detail": match incident {
+                LOGGED_OUT => "You have logged out. Log in again to go on.",
+                _ => "This session was ended for security reasons. Log in again to go on.",
+            },
             "incident": incident,
         });
         let mut response = problem(StatusCode::UNAUTHORIZED, &body);
@@ -306,19 +325,23 @@ impl Edge {
         counter!("gaitway_challenges_total", "outcome" => "passed").increment(1);
         let session = request.caller.identity().session;
         self.shards.offer(&session, Input::ChallengePassed { session });
-        // The shard clears the standing in a moment; sent back earlier, the person would see the
-        // same page again.
-        let deadline = tokio::time::Instant::now() + CHALLENGE_WAIT;
-        while tokio::time::Instant::now() < deadline
-            && self.standings.verdict(&session, clock::now()) == Verdict::Challenge
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.until_unchallenged(&session).await;
         let mut response = empty(StatusCode::SEE_OTHER);
         if let Ok(location) = back.parse() {
             response.headers_mut().insert(header::LOCATION, location);
         }
         response
+    }
+
+    /// The shard clears the standing in a moment; sent back earlier, the person would see the same page
+    /// again.
+    async fn until_unchallenged(&self, session: &SessionId) {
+        let deadline = tokio::time::Instant::now() + CHALLENGE_WAIT;
+        while tokio::time::Instant::now() < deadline
+            && self.standings.verdict(session, clock::now()) == Verdict::Challenge
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn page_token(
@@ -411,8 +434,9 @@ fn is_incident(text: &str) -> bool {
 
 fn clear_cookies(headers: &mut HeaderMap, names: &[String], https: bool) {
     headers.insert("clear-site-data", header::HeaderValue::from_static("\"cookies\""));
-    let secure = if https { "; Secure" } else { "" };
     for name in names {
+        // Browsers take no word about a cookie with the prefix that does not say Secure.
+        let secure = if https || name.starts_with("__Host-") { "; Secure" } else { "" };
         if let Ok(value) = format!("{name}=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax{secure}").parse() {
             headers.append(header::SET_COOKIE, value);
         }
@@ -458,7 +482,9 @@ fn problem(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
 fn html(status: StatusCode, page: Page) -> Response<Bytes> {
     let mut response = respond(status, "text/html; charset=utf-8", page.html.into());
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, header::HeaderValue::from_static(page.policy));
+    if let Ok(policy) = page.policy.parse() {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
     if let Some(language) = page.language.and_then(|language| language.parse().ok()) {
         headers.insert(header::CONTENT_LANGUAGE, language);
     }

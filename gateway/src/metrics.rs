@@ -45,6 +45,10 @@ pub const METRICS: &[Row] = &[
     // Identity.
     ("gaitway_tokens_verified_total", Shape::Counter, None, "Tokens whose signature was verified; cached ones are not counted again."),
     ("gaitway_tokens_rejected_total", Shape::Counter, None, "Tokens that do not count, by reason."),
+    ("gaitway_logins_total", Shape::Counter, None, "Logins at the OpenID provider, by what became of them."),
+    ("gaitway_login_renewals_total", Shape::Counter, None, "Renewals of logins' tokens, by outcome."),
+    ("gaitway_provider_logouts_total", Shape::Counter, None, "Back-channel logouts by the OpenID provider: done, refused or to be repeated."),
+    ("gaitway_provider_requests_total", Shape::Counter, None, "Questions to the OpenID provider, by endpoint and outcome."),
     ("gaitway_own_cookies_rejected_total", Shape::Counter, None, "Gaitway's own cookies with a false signature."),
     ("gaitway_jwks_fetches_total", Shape::Counter, None, "Fetches of the key set, by outcome."),
     // Decisions.

@@ -29,6 +29,7 @@ use gaitway_policies::facts::Facts;
 use gaitway_policies::route::{Outage, RequestLine};
 use gaitway_policies::{Identity, Input, PolicySet, SessionId};
 use http::{HeaderMap, Method, StatusCode, Version, header};
+use identity::login::{LOGGED_OUT, Login, Presence};
 use identity::{Caller, Identifier};
 use inject::{Injection, Injector, Plan, Prepared};
 use ipnet::IpNet;
@@ -58,6 +59,7 @@ const LOG_PATH_CHARS_MAX: usize = 200;
 pub struct Gateway {
     pub upstream: Arc<Upstream>,
     pub identifier: Arc<Identifier>,
+    login: Option<Arc<Login>>,
     pub revocations: Arc<Revocations>,
     pub standings: Arc<Standings>,
     pub shards: Arc<Shards>,
@@ -101,6 +103,8 @@ pub struct Visit {
     identity: Option<Arc<Identity>>,
     /// Everybody the request claims to be: the session and further verified identities.
     identities: Vec<Arc<Identity>>,
+    /// Who is logged in at the provider, for the app.
+    login: Option<Arc<identity::login::Session>>,
     /// Number of this request on its connection, while it is under way.
     entered: Option<u64>,
     navigation: bool,
@@ -125,6 +129,7 @@ impl Gateway {
         config: &Config,
         upstream: Arc<Upstream>,
         identifier: Arc<Identifier>,
+        login: Option<Arc<Login>>,
         revocations: Arc<Revocations>,
         standings: Arc<Standings>,
         shards: Arc<Shards>,
@@ -135,8 +140,12 @@ impl Gateway {
         Gateway {
             upstream,
             rates,
-            cookies_to_clear: identifier.cookies_to_clear(),
+            cookies_to_clear: {
+                let login = login.iter().map(|login| login.cookie().to_owned());
+                identifier.cookies_to_clear().into_iter().chain(login).collect()
+            },
             identifier,
+            login,
             revocations,
             standings,
             shards,
@@ -187,7 +196,11 @@ impl Gateway {
         }
 
         let now = clock::now();
-        let identified = self.identifier.identify(&request.headers, now);
+        let presence = self.presence(&request.headers, now).await;
+        let mut identified = self.identifier.identify(&request.headers, now);
+        if let Presence::Present(login) = &presence {
+            identified = identified.logged_in(login);
+        }
         let caller = identified.caller;
         // The app may honour any identity in the request, so a revoked one behind a good one counts.
         let refusal = caller
@@ -208,18 +221,27 @@ impl Gateway {
         visit.entered = Some(connection.enter(visit.identities.clone()));
         // Asked again now that a cut would find the request, so that none falls between.
         let refusal = refusal.or_else(|| self.refusal(&visit.identities));
-        if self.take_route(session.req_header(), visit) == Outage::Deny
-            && !self.revocations.health().connected
-        {
+        let (outage, needs_login) = self.take_route(session.req_header(), visit);
+        if outage == Outage::Deny && !self.revocations.health().connected {
             return self.refuse_malformed(session, visit, 503).await;
         }
         let held = match (refusal, caller.known()) {
             (Some(refusal), _) => Some(Held::LoggedOut { incident: refusal.incident }),
             (None, known) => self.count(visit).or_else(|| self.hold(visit, &known?.session, now)),
         };
-        match held {
-            None => Ok(false),
-            Some(held) => self.refuse(session, visit, &caller, https, held).await,
+        if let Some(held) = held {
+            return self.refuse(session, visit, &caller, https, held).await;
+        }
+        match &self.login {
+            Some(login) if needs_login && self.lacks_login(&presence, &caller) => {
+                self.ask_to_log_in(session, visit, &caller, https, (login, &presence)).await
+            }
+            _ => {
+                if let Presence::Present(login) = presence {
+                    visit.login = Some(login);
+                }
+                Ok(false)
+            }
         }
     }
 
@@ -253,11 +275,57 @@ impl Gateway {
         }
     }
 
-    /// Finds the policy route of a request; says what the route does while Redis is out of reach.
-    fn take_route(&self, request: &RequestHeader, visit: &mut Visit) -> Outage {
+    /// Who is logged in at the provider. Whoever logged out is nobody again, wherever they did so.
+    async fn presence(&self, headers: &HeaderMap, now: Timestamp) -> Presence {
+        let Some(login) = &self.login else { return Presence::Absent };
+        let presence = login.presence(headers, now).await;
+        if let Presence::Present(session) = &presence
+            && self.revocations.check(&session.identity, now).is_some_and(|r| r.incident == LOGGED_OUT)
+        {
+            return Presence::Absent;
+        }
+        presence
+    }
+
+    /// A verified token of the app is a login, too: that of a program.
+    fn lacks_login(&self, presence: &Presence, caller: &Caller) -> bool {
+        !matches!(presence, Presence::Present(_))
+            && caller.known().is_none_or(|identity| identity.token.is_none())
+    }
+
+    async fn ask_to_log_in(
+        &self,
+        session: &mut Session,
+        visit: &mut Visit,
+        caller: &Caller,
+        https: bool,
+        (login, presence): (&Arc<Login>, &Presence),
+    ) -> Result<bool> {
+        visit.own = true;
+        let header = session.req_header();
+        let (path, query) = (header.uri.path().to_owned(), header.uri.query().map(str::to_owned));
+        let response = {
+            let target = (path.as_str(), query.as_deref());
+            let request = self.own_request(header, target, caller, https, None, Bytes::new());
+            match presence {
+                Presence::Unknown => self.edge.login_unknown(),
+                _ => self.edge.login_needed(login, visit.navigation && !visit.upgrade, &request),
+            }
+        };
+        self.prepare_refusal(session);
+        write_response(session, response).await?;
+        Ok(true)
+    }
+
+    /// Finds the policy route of a request; says what the route does while Redis is out of reach, and
+    /// whether it is for people who are logged in.
+    fn take_route(&self, request: &RequestHeader, visit: &mut Visit) -> (Outage, bool) {
         let policies = self.policies.load();
+        let is_required = |route: Option<bool>| {
+            self.login.as_ref().is_some_and(|login| login.is_required(route, request.uri.path()))
+        };
         if policies.routes().is_empty() {
-            return Outage::ServeKnown;
+            return (Outage::ServeKnown, is_required(None));
         }
         let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
         let authority = request.uri.authority().map(|authority| authority.as_str());
@@ -271,7 +339,7 @@ impl Gateway {
         let route = policies.route(&line);
         visit.route.clone_from(&route.name);
         visit.inject = route.injection;
-        route.outage
+        (route.outage, is_required(route.login))
     }
 
     fn check_framing(&self, session: &Session) -> std::result::Result<(), framing::Fault> {
@@ -323,14 +391,18 @@ impl Gateway {
             Held::Challenge => "challenge",
         };
         counter!("gaitway_requests_refused_total", "outcome" => outcome).increment(1);
+        self.prepare_refusal(session);
+        write_response(session, response).await?;
+        Ok(true)
+    }
+
+    /// A body still on its way would reset the connection and the answer with it.
+    fn prepare_refusal(&self, session: &mut Session) {
         if length_of(&session.req_header().headers).is_some_and(|length| length <= DRAIN_BYTES_MAX) {
-            // A body still on its way would reset the connection and the answer with it.
             session.as_downstream_mut().set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         } else if !session.as_downstream_mut().is_body_empty() {
             session.set_keepalive(None);
         }
-        write_response(session, response).await?;
-        Ok(true)
     }
 
     /// One of Gaitway's own endpoints.
@@ -477,6 +549,7 @@ impl ProxyHttp for Gateway {
             visitor: None,
             identity: None,
             identities: Vec::new(),
+            login: None,
             entered: None,
             navigation: false,
             upgrade: false,
@@ -554,6 +627,18 @@ impl ProxyHttp for Gateway {
         match host {
             Some(host) if self.preserve_host => upstream.insert_header(header::HOST, host)?,
             _ => upstream.insert_header(header::HOST, self.upstream.authority())?,
+        }
+        if let Some(login) = &self.login {
+            let cookie = login.cookie();
+            forward::withhold_cookies(upstream, |name| {
+                name.strip_prefix(cookie).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+            })?;
+        }
+        if let Some((user, groups)) = visit.login.as_ref().map(|login| login.user()) {
+            upstream.insert_header("X-Gaitway-User", user)?;
+            if !groups.is_empty() {
+                upstream.insert_header("X-Gaitway-Groups", groups.join(","))?;
+            }
         }
         if let Some(tag) = visit.tag.take() {
             upstream.insert_header("X-Gaitway-Tag", tag)?;

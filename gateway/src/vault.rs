@@ -243,7 +243,7 @@ impl Remote {
     }
 }
 
-fn place<'a>(kind: Kind, name: &'a Name) -> [&'a [u8]; 3] {
+fn place(kind: Kind, name: &Name) -> [&[u8]; 3] {
     [b"vault", kind.as_str().as_bytes(), name]
 }
 

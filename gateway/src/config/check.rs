@@ -4,7 +4,7 @@
 //! Must not know: where a setting was said.
 
 use super::settings::{Kind, walk};
-use super::{Config, Jwt, Mail};
+use super::{Config, Jwt, Mail, Oidc};
 use std::path::Path;
 
 /// Algorithms a token may be signed with, and whether the key is a shared secret.
@@ -48,6 +48,7 @@ pub(super) fn contradictions(
         ("identity.cookie_name", Some(&config.identity.cookie_name)),
         ("identity.app_cookie", config.identity.app_cookie.as_ref()),
         ("identity.jwt.cookie", jwt_cookie),
+        ("identity.oidc.cookie_name", config.identity.oidc.as_ref().map(|oidc| &oidc.cookie_name)),
     ];
     for (path, name) in cookies {
         if name.is_some_and(|name| !is_cookie_name(name)) {
@@ -56,6 +57,9 @@ pub(super) fn contradictions(
     }
     if let Some(jwt) = &config.identity.jwt {
         token(jwt, say);
+    }
+    if let Some(oidc) = &config.identity.oidc {
+        provider(oidc, say);
     }
     path_prefix(&config.collector.path_prefix, say);
     if let Some(mail) = &config.alerts.mail {
@@ -83,8 +87,9 @@ pub(super) fn contradictions(
 /// Environment variables that settings name, so they are nobody's misspelling.
 pub(super) fn variables_named(config: &Config) -> Vec<&str> {
     let jwt = config.identity.jwt.as_ref().and_then(|jwt| jwt.key_env.as_deref());
+    let oidc = config.identity.oidc.as_ref().and_then(|oidc| oidc.client_secret_env.as_deref());
     let mail = config.alerts.mail.as_ref().and_then(|mail| mail.password_env.as_deref());
-    jwt.into_iter().chain(mail).collect()
+    jwt.into_iter().chain(oidc).chain(mail).collect()
 }
 
 fn addresses(config: &Config, say: &mut impl FnMut(&[&str], String)) {
@@ -198,6 +203,45 @@ fn token(jwt: &Jwt, say: &mut impl FnMut(&[&str], String)) {
     }
 }
 
+fn provider(oidc: &Oidc, say: &mut impl FnMut(&[&str], String)) {
+    for (path, address) in
+        [("identity.oidc.issuer", &oidc.issuer), ("identity.oidc.public_url", &oidc.public_url)]
+    {
+        if let Err(why) = url(address, &["https", "http"], path.ends_with("issuer")) {
+            say(&[path, "identity.oidc"], why);
+        } else if address.starts_with("http://") && !is_loopback(address) {
+            // Tokens and cookies would travel in the clear.
+            say(&[path], "must be https; http is for this machine alone".into());
+        }
+    }
+    if oidc.client_id.is_empty() {
+        say(
+            &["identity.oidc.client_id", "identity.oidc"],
+            "is missing: this gateway's name at the provider".into(),
+        );
+    }
+    if !oidc.scopes.iter().any(|scope| scope == "openid") {
+        say(&["identity.oidc.scopes"], "needs openid among them: without it there is no ID token".into());
+    }
+    if oidc.client_secret_file.is_some() && oidc.client_secret_env.is_some() {
+        say(
+            &["identity.oidc.client_secret_env", "identity.oidc.client_secret_file"],
+            "client_secret_file is given as well; one is enough".into(),
+        );
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+    host.is_some_and(|host| {
+        host == "localhost"
+            || host
+                .trim_matches(['[', ']'])
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+    })
+}
+
 /// A token as RFC 6265 asks of cookie names.
 fn is_cookie_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
@@ -268,12 +312,14 @@ fn is_mail_address(text: &str) -> bool {
 /// Files that settings name must be there and readable now, not only when they are first needed.
 fn files(config: &Config, say: &mut impl FnMut(&[&str], String)) {
     let jwt = config.identity.jwt.as_ref();
+    let oidc = config.identity.oidc.as_ref();
     let mail = config.alerts.mail.as_ref();
     let named = [
         ("tls.certificate", config.tls.certificate.as_deref()),
         ("tls.key", config.tls.key.as_deref()),
         ("proxy.upstream_ca", config.proxy.upstream_ca.as_deref()),
         ("identity.jwt.key_file", jwt.and_then(|jwt| jwt.key_file.as_deref())),
+        ("identity.oidc.client_secret_file", oidc.and_then(|oidc| oidc.client_secret_file.as_deref())),
         ("models.artifact", config.models.artifact.as_deref()),
         ("policy.file", config.policy.file.as_deref()),
         ("revocation.redis_password_file", config.revocation.redis_password_file.as_deref()),
@@ -297,6 +343,10 @@ fn variables(config: &Config, environment: &[(String, String)], say: &mut impl F
     let mail = config.alerts.mail.as_ref();
     let variables = [
         ("identity.jwt.key_env", jwt.and_then(|jwt| jwt.key_env.as_deref())),
+        (
+            "identity.oidc.client_secret_env",
+            config.identity.oidc.as_ref().and_then(|oidc| oidc.client_secret_env.as_deref()),
+        ),
         ("alerts.mail.password_env", mail.and_then(|mail| mail.password_env.as_deref())),
     ];
     for (path, name) in variables {

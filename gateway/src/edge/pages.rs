@@ -1,5 +1,5 @@
-//! The pages a person may be shown: the logout page and the challenge, in the person's language or
-//! from the operator's own templates, and the request to wait.
+//! The pages a person may be shown: the logout page and the challenge, in the person's language or from
+//! the operator's own templates, the request to wait and those of a login.
 //!
 //! Plain HTML with one constant style sheet and no script, so they work everywhere and their
 //! Content-Security-Policy can forbid everything else.
@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use gaitway_policies::report::escape;
 use http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -57,7 +58,7 @@ pub struct Page {
     pub html: String,
     /// Language tag, where it is known.
     pub language: Option<String>,
-    pub policy: &'static str,
+    pub policy: Cow<'static, str>,
 }
 
 /// Everything the pages are made of.
@@ -138,6 +139,47 @@ impl Pages {
             (words.slow_down_title, format!("<p>{}</p><p>{wait}</p>", words.slow_down_why))
         })
     }
+
+    /// Asks before it logs anybody out. `provider`: the origin that the form may lead to.
+    pub fn log_out(&self, headers: &HeaderMap, action: &str, provider: Option<&str>) -> Page {
+        let mut page = render(&Own::new(), headers, &[], |words| {
+            let body = format!(
+                "<form method=\"post\" action=\"{}\"><button class=\"button\" type=\"submit\">{}</button></form>",
+                escape(action),
+                words.log_out
+            );
+            (words.log_out_title, body)
+        });
+        if let Some(provider) = provider {
+            // Browsers hold the redirect that answers a form to the form's policy.
+            page.policy =
+                page.policy.replace("form-action 'self'", &format!("form-action 'self' {provider}")).into();
+        }
+        page
+    }
+
+    /// After a logout that the person, or the provider, wanted.
+    pub fn logged_out(&self, headers: &HeaderMap) -> Page {
+        render(&Own::new(), headers, &[], |words| (words.logout_title, link("/", words.log_in_again)))
+    }
+
+    /// In place of a form that was sent without a login.
+    pub fn login_needed(&self, headers: &HeaderMap, login: &str) -> Page {
+        render(&Own::new(), headers, &[], |words| {
+            (words.login_title, format!("<p>{}</p>{}", words.login_why, link(login, words.log_in_again)))
+        })
+    }
+
+    pub fn login_failed(&self, headers: &HeaderMap, again: &str) -> Page {
+        render(&Own::new(), headers, &[], |words| {
+            let text = format!("<p>{}</p>{}", words.login_failed_why, link(again, words.log_in_again));
+            (words.login_failed_title, text)
+        })
+    }
+}
+
+fn link(address: &str, text: &str) -> String {
+    format!("<p><a class=\"button\" href=\"{}\">{text}</a></p>", escape(address))
 }
 
 /// The own template in the best language, or the built-in page.
@@ -150,7 +192,7 @@ fn render(
     if !own.is_empty() {
         let tag = best(headers, |tag| own.contains_key(tag)).unwrap_or_default();
         let html = own.get(&tag).map(|template| template.fill(places)).unwrap_or_default();
-        return Page { html, language: (!tag.is_empty()).then_some(tag), policy: OWN_POLICY };
+        return Page { html, language: (!tag.is_empty()).then_some(tag), policy: OWN_POLICY.into() };
     }
     let known = |tag: &str| LANGUAGES.iter().find(|words| words.tag == tag);
     let words =
@@ -163,7 +205,7 @@ fn render(
          <body><main><h1>{title}</h1>{body}</main></body></html>",
         words.tag
     );
-    Page { html, language: Some(words.tag.to_owned()), policy: &BUILT_IN_POLICY }
+    Page { html, language: Some(words.tag.to_owned()), policy: BUILT_IN_POLICY.as_str().into() }
 }
 
 /// The first language of Accept-Language, by weight, that there is: as named, or its language without

@@ -108,6 +108,35 @@ pub fn apply(
     Ok(())
 }
 
+/// Takes cookies of ours out of what the app is sent: to the app they are nothing, to whoever reads its
+/// logs a login.
+pub fn withhold_cookies(
+    upstream: &mut RequestHeader,
+    is_ours: impl Fn(&str) -> bool,
+) -> Result<(), Box<pingora_core::Error>> {
+    let name = |pair: &str| pair.split('=').next().unwrap_or_default().trim().to_owned();
+    let sent: Vec<http::HeaderValue> =
+        upstream.headers.get_all(http::header::COOKIE).iter().cloned().collect();
+    let concerns = |value: &http::HeaderValue| {
+        value.to_str().is_ok_and(|text| text.split(';').any(|pair| is_ours(&name(pair))))
+    };
+    if !sent.iter().any(concerns) {
+        return Ok(());
+    }
+    upstream.remove_header(&http::header::COOKIE);
+    for value in sent {
+        let Ok(text) = value.to_str() else {
+            upstream.append_header(http::header::COOKIE, value)?;
+            continue;
+        };
+        let kept: Vec<&str> = text.split(';').map(str::trim).filter(|pair| !is_ours(&name(pair))).collect();
+        if !kept.is_empty() {
+            upstream.append_header(http::header::COOKIE, kept.join("; "))?;
+        }
+    }
+    Ok(())
+}
+
 fn is_owned(name: &str) -> bool {
     let mut folded = String::new();
     let name = if name.contains('_') {
@@ -177,6 +206,19 @@ mod tests {
             &spoofed[..1],
             "forwarded: for=198.51.100.7;proto=http;host=\"shop.example\"\nx-forwarded-for: 198.51.100.7\nx-forwarded-host: shop.example\nx-forwarded-proto: http",
         );
+    }
+
+    #[test]
+    fn our_cookies_stay_here_and_the_apps_go_through() {
+        let mut upstream = request(&[
+            ("Cookie", "a=1; login=secret; b=\"2\""),
+            ("Cookie", "login=again"),
+            ("Cookie", "login_x=1;loginfo=3"),
+        ]);
+        withhold_cookies(&mut upstream, |name| name == "login" || name.starts_with("login_")).unwrap();
+        let left: Vec<&str> =
+            upstream.headers.get_all("cookie").iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(left, ["a=1; b=\"2\"", "loginfo=3"]);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 mod jwks;
 mod keys;
+pub mod login;
+pub(crate) mod provider;
 mod token;
 
 use crate::secret::{InstallSecret, Purpose, SecretError};
@@ -69,6 +71,18 @@ pub struct Identified {
     pub others: Vec<Arc<Identity>>,
 }
 
+impl Identified {
+    /// Puts a login at the OpenID provider before whatever else the request carries.
+    pub fn logged_in(self, login: &login::Session) -> Identified {
+        let caller = Caller::Known(Arc::clone(&login.identity));
+        let mut others = self.others;
+        if let Caller::Known(identity) = self.caller {
+            others.push(identity);
+        }
+        Identified { caller, others }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("identity.jwt.algorithms: {0} is not known")]
@@ -83,6 +97,10 @@ pub enum IdentityError {
     Jwks(String),
     #[error("{key}: {name:?} is not a cookie name")]
     CookieName { key: &'static str, name: String },
+    #[error("identity.oidc: {0}")]
+    Provider(String),
+    #[error("identity.oidc.client_secret_file {path}: {source}")]
+    ClientSecret { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Secret(#[from] SecretError),
 }

@@ -12,6 +12,7 @@ mod app;
 mod connections;
 mod framing;
 mod gateway;
+mod login;
 mod proxying;
 mod rates;
 mod recording;

@@ -1,4 +1,4 @@
-//! Real servers for the stories: Redis and SMTP, on free ports, killed when dropped.
+//! Real servers for the stories: Redis, SMTP and an OpenID provider, on free ports, killed when dropped.
 
 use crate::gateway::{DEADLINE, signal};
 use serde_json::Value;
@@ -51,6 +51,18 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Names and values of everything it holds, as far as they are text.
+    pub fn dump(&self) -> String {
+        let ask = |arguments: &[&str]| {
+            let port = self.port.to_string();
+            let output = Command::new("redis-cli").args(["-p", &port]).args(arguments).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let names = ask(&["KEYS", "*"]);
+        let values: Vec<String> = names.lines().map(|name| ask(&["GET", name])).collect();
+        format!("{names}\n{}", values.join("\n"))
     }
 
     fn spawn(port: u16, directory: &TempDir) -> Child {
@@ -129,5 +141,71 @@ impl Drop for Smtp {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A real OpenID provider (panva's oidc-provider) that lets everybody in.
+pub struct Provider {
+    port: u16,
+    child: Child,
+    events: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Provider {
+    pub fn start(options: &Value) -> Provider {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/oidc_provider.mjs");
+        let mut child = Command::new("node")
+            .arg(script)
+            .arg(options.to_string())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("node is installed (make setup)");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next().expect("the provider's packages are installed (make setup)").unwrap();
+        let first: Value = serde_json::from_str(&first).unwrap();
+        let port = u16::try_from(first["port"].as_u64().unwrap()).unwrap();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let sink = events.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                sink.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Provider { port, child, events }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Its own numbers of a person's sessions, in the order of their logins.
+    pub fn sessions(&self, person: &str) -> Vec<String> {
+        let events = self.events.lock().unwrap();
+        let logins = events.iter().filter(|told| told["event"] == "login" && told["sub"] == person);
+        logins.map(|told| told["sid"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// One of the doors that only tests have.
+    pub async fn door(&self, name: &str, body: &Value) -> String {
+        let url = self.url(&format!("/test/{name}"));
+        let answer = reqwest::Client::new().post(url).json(body).send().await.unwrap();
+        assert!(answer.status().is_success(), "{name}: {}", answer.status());
+        answer.text().await.unwrap()
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- events of the provider\n{:?}", self.events.lock().unwrap());
+        }
     }
 }

@@ -20,6 +20,12 @@ pub struct Words {
     /// `{n}` is a number of at least two.
     pub wait_seconds: &'static str,
     pub wait_minutes: &'static str,
+    pub log_out_title: &'static str,
+    pub log_out: &'static str,
+    pub login_title: &'static str,
+    pub login_why: &'static str,
+    pub login_failed_title: &'static str,
+    pub login_failed_why: &'static str,
 }
 
 pub const LANGUAGES: [Words; 4] = [
@@ -43,6 +49,14 @@ pub const LANGUAGES: [Words; 4] = [
                         a time. Your login is not affected.",
         wait_seconds: "Wait {n} seconds, then load the page again.",
         wait_minutes: "Wait {n} minutes, then load the page again.",
+        log_out_title: "Log out of this site?",
+        log_out: "Log out",
+        login_title: "Please log in",
+        login_why: "Your login is over, so nothing of what you sent was carried out. Log in, go back and \
+                      send it again.",
+        login_failed_title: "The login did not work",
+        login_failed_why: "The login was cancelled, took too long, or the login service cannot be reached. \
+                      Nothing was changed; please try again.",
     },
     Words {
         tag: "de",
@@ -64,6 +78,14 @@ pub const LANGUAGES: [Words; 4] = [
                         einmal annimmt. Ihre Anmeldung ist davon nicht betroffen.",
         wait_seconds: "Warten Sie {n} Sekunden und laden Sie die Seite dann neu.",
         wait_minutes: "Warten Sie {n} Minuten und laden Sie die Seite dann neu.",
+        log_out_title: "Von dieser Website abmelden?",
+        log_out: "Abmelden",
+        login_title: "Bitte melden Sie sich an",
+        login_why: "Ihre Anmeldung ist abgelaufen; was Sie gesendet haben, wurde nicht ausgeführt. \
+                      Melden Sie sich an, gehen Sie zurück und senden Sie es noch einmal.",
+        login_failed_title: "Die Anmeldung ist nicht gelungen",
+        login_failed_why: "Die Anmeldung wurde abgebrochen, hat zu lange gedauert, oder der Anmeldedienst ist \
+                      nicht erreichbar. Es wurde nichts geändert; bitte versuchen Sie es noch einmal.",
     },
     Words {
         tag: "fr",
@@ -85,6 +107,14 @@ pub const LANGUAGES: [Words; 4] = [
                         accepte à la fois. Votre connexion n’est pas touchée.",
         wait_seconds: "Attendez {n} secondes, puis rechargez la page.",
         wait_minutes: "Attendez {n} minutes, puis rechargez la page.",
+        log_out_title: "Se déconnecter de ce site ?",
+        log_out: "Se déconnecter",
+        login_title: "Veuillez vous connecter",
+        login_why: "Votre connexion a expiré ; rien de ce que vous avez envoyé n’a été exécuté. \
+                      Connectez-vous, revenez en arrière et renvoyez-le.",
+        login_failed_title: "La connexion a échoué",
+        login_failed_why: "La connexion a été annulée, a duré trop longtemps, ou le service de connexion est \
+                      injoignable. Rien n’a été modifié ; veuillez réessayer.",
     },
     Words {
         tag: "es",
@@ -106,5 +136,13 @@ pub const LANGUAGES: [Words; 4] = [
                         vez. Su sesión no se ve afectada.",
         wait_seconds: "Espere {n} segundos y vuelva a cargar la página.",
         wait_minutes: "Espere {n} minutos y vuelva a cargar la página.",
+        log_out_title: "¿Cerrar la sesión en este sitio?",
+        log_out: "Cerrar sesión",
+        login_title: "Inicie sesión",
+        login_why: "Su sesión ha caducado; no se ejecutó nada de lo que envió. Inicie sesión, vuelva \
+                      atrás y envíelo de nuevo.",
+        login_failed_title: "No se pudo iniciar la sesión",
+        login_failed_why: "El inicio de sesión se canceló, tardó demasiado, o el servicio no está disponible. \
+                      No se cambió nada; inténtelo de nuevo.",
     },
 ];

@@ -78,6 +78,57 @@ pub(super) fn verify(
     secret: &InstallSecret,
     now: Timestamp,
 ) -> Result<Verified, Rejection> {
+    let claims = open(token, keys, rules, &["jwt", "at+jwt"], now)?;
+    let issuer = claims.issuer.as_deref().unwrap_or_default().as_bytes();
+    let all = &claims.all;
+    // Hashes cover the signed part only: a signature can be rewritten without becoming invalid (ECDSA),
+    // and a token must not escape its revocation that way.
+    let signed = token.rsplit_once('.').map_or(token, |(signed, _)| signed).as_bytes();
+    let token = match name(all, "jti")? {
+        Some(jti) => secret.token(&[b"jti", issuer, &jti]),
+        None => secret.token(&[b"whole", signed]),
+    };
+    let mut session = None;
+    for claim in &rules.session_claims {
+        if let Some(value) = name(all, claim)? {
+            session = Some(secret.session(&[b"claim", issuer, claim.as_bytes(), &value]));
+            break;
+        }
+    }
+    let session = session.unwrap_or_else(|| secret.session(&[b"whole", signed]));
+    let subject = name(all, &rules.subject_claim)?.map(|value| secret.subject(&[issuer, &value]));
+    let identity = Identity {
+        session,
+        subject,
+        token: Some(token),
+        expires_at: claims.expires_at,
+        issued_at: claims.issued_at,
+        groups: groups(all.get(&rules.groups_claim)),
+    };
+    Ok(Verified { identity, valid_from: claims.valid_from, valid_until: claims.valid_until })
+}
+
+/// What a token says, once signature, header, time, issuer and audience are right.
+#[derive(Debug)]
+pub(super) struct Claims {
+    pub(super) all: Map<String, Value>,
+    pub(super) issuer: Option<String>,
+    pub(super) expires_at: Option<Timestamp>,
+    /// Some issuers leave `iat` out and give `nbf`, which is the same moment in practice.
+    pub(super) issued_at: Option<Timestamp>,
+    valid_from: Timestamp,
+    valid_until: Timestamp,
+}
+
+/// Verifies a token of one of these types (in lower case, without `application/`; one that names no type
+/// is taken for any).
+pub(super) fn open(
+    token: &str,
+    keys: &KeySet,
+    rules: &Rules,
+    types: &[&str],
+    now: Timestamp,
+) -> Result<Claims, Rejection> {
     if token.len() > rules.token_bytes_max {
         return Err(Rejection::TooLong);
     }
@@ -87,7 +138,7 @@ pub(super) fn verify(
         return Err(Rejection::Malformed);
     }
     let header = object(header)?;
-    let algorithm = check_header(&header, rules)?;
+    let algorithm = check_header(&header, rules, types)?;
     let kid = match header.get("kid") {
         None => None,
         Some(Value::String(kid)) => Some(kid.as_str()),
@@ -98,11 +149,14 @@ pub(super) fn verify(
         Ok(true) => {}
         Ok(false) | Err(_) => return Err(Rejection::Signature),
     }
-    let claims = object(payload)?;
-    check_claims(&claims, signed, rules, secret, now)
+    check_claims(object(payload)?, rules, now)
 }
 
-fn check_header(header: &Map<String, Value>, rules: &Rules) -> Result<jsonwebtoken::Algorithm, Rejection> {
+fn check_header(
+    header: &Map<String, Value>,
+    rules: &Rules,
+    types: &[&str],
+) -> Result<jsonwebtoken::Algorithm, Rejection> {
     let Some(Value::String(name)) = header.get("alg") else { return Err(Rejection::Algorithm) };
     let algorithm = parse_algorithm(name).ok_or(Rejection::Algorithm)?;
     if !rules.algorithms.contains(&algorithm) {
@@ -117,23 +171,17 @@ fn check_header(header: &Map<String, Value>, rules: &Rules) -> Result<jsonwebtok
         None => true,
         Some(Value::String(name)) => {
             let name = name.to_ascii_lowercase();
-            matches!(name.strip_prefix("application/").unwrap_or(&name), "jwt" | "at+jwt")
+            types.contains(&name.strip_prefix("application/").unwrap_or(&name))
         }
         Some(_) => false,
     };
     if typed_right { Ok(algorithm) } else { Err(Rejection::Type) }
 }
 
-fn check_claims(
-    claims: &Map<String, Value>,
-    signed: &str,
-    rules: &Rules,
-    secret: &InstallSecret,
-    now: Timestamp,
-) -> Result<Verified, Rejection> {
-    let expires_at = moment(claims, "exp")?;
-    let not_before = moment(claims, "nbf")?;
-    let issued_at = moment(claims, "iat")?;
+fn check_claims(claims: Map<String, Value>, rules: &Rules, now: Timestamp) -> Result<Claims, Rejection> {
+    let expires_at = moment(&claims, "exp")?;
+    let not_before = moment(&claims, "nbf")?;
+    let issued_at = moment(&claims, "iat")?;
     if expires_at.is_none() && rules.require_expiry {
         return Err(Rejection::Claim);
     }
@@ -147,10 +195,10 @@ fn check_claims(
     }
     let issuer = match claims.get("iss") {
         None => None,
-        Some(Value::String(issuer)) => Some(issuer.as_str()),
+        Some(Value::String(issuer)) => Some(issuer.clone()),
         Some(_) => return Err(Rejection::Issuer),
     };
-    if rules.issuer.is_some() && rules.issuer.as_deref() != issuer {
+    if rules.issuer.is_some() && rules.issuer != issuer {
         return Err(Rejection::Issuer);
     }
     if let Some(audience) = &rules.audience
@@ -158,36 +206,12 @@ fn check_claims(
     {
         return Err(Rejection::Audience);
     }
-    let issuer = issuer.unwrap_or_default().as_bytes();
-    // Hashes cover the signed part only: a signature can be rewritten without becoming invalid (ECDSA),
-    // and a token must not escape its revocation that way.
-    let token = match name(claims, "jti")? {
-        Some(jti) => secret.token(&[b"jti", issuer, &jti]),
-        None => secret.token(&[b"whole", signed.as_bytes()]),
-    };
-    let mut session = None;
-    for claim in &rules.session_claims {
-        if let Some(value) = name(claims, claim)? {
-            session = Some(secret.session(&[b"claim", issuer, claim.as_bytes(), &value]));
-            break;
-        }
-    }
-    let session = session.unwrap_or_else(|| secret.session(&[b"whole", signed.as_bytes()]));
-    let subject = name(claims, &rules.subject_claim)?.map(|value| secret.subject(&[issuer, &value]));
-    let identity = Identity {
-        session,
-        subject,
-        token: Some(token),
-        expires_at,
-        // Some issuers leave `iat` out and give `nbf`, which is the same moment in practice.
-        issued_at: issued_at.or(not_before),
-        groups: groups(claims.get(&rules.groups_claim)),
-    };
-    Ok(Verified { identity, valid_from, valid_until })
+    let issued_at = issued_at.or(not_before);
+    Ok(Claims { all: claims, issuer, expires_at, issued_at, valid_from, valid_until })
 }
 
 /// A NumericDate (seconds, possibly with a fraction). A text, list or negative number is no date.
-fn moment(claims: &Map<String, Value>, claim: &str) -> Result<Option<Timestamp>, Rejection> {
+pub(super) fn moment(claims: &Map<String, Value>, claim: &str) -> Result<Option<Timestamp>, Rejection> {
     let Some(value) = claims.get(claim) else { return Ok(None) };
     let Value::Number(number) = value else { return Err(Rejection::Claim) };
     if let Some(seconds) = number.as_u64() {
@@ -209,7 +233,7 @@ fn moment(claims: &Map<String, Value>, claim: &str) -> Result<Option<Timestamp>,
 
 /// A claim that names something: a text that is not empty or a whole number, told apart by the first
 /// byte so that 5 and "5" stay two names. `null` counts as absent.
-fn name(claims: &Map<String, Value>, claim: &str) -> Result<Option<Vec<u8>>, Rejection> {
+pub(super) fn name(claims: &Map<String, Value>, claim: &str) -> Result<Option<Vec<u8>>, Rejection> {
     match claims.get(claim) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if !text.is_empty() => Ok(Some([b"t", text.as_bytes()].concat())),
@@ -231,7 +255,7 @@ fn is_meant_for(audience: Option<&Value>, wanted: &str) -> bool {
 }
 
 /// Groups only ever widen what a policy may say of a person, so an odd claim means none, not a refusal.
-fn groups(claim: Option<&Value>) -> Vec<String> {
+pub(super) fn groups(claim: Option<&Value>) -> Vec<String> {
     let fits = |text: &&str| !text.is_empty() && text.len() <= GROUP_BYTES_MAX;
     match claim {
         Some(Value::String(one)) => Some(one.as_str()).filter(fits).map(str::to_owned).into_iter().collect(),
