@@ -58,6 +58,7 @@ pub const METRICS: &[Row] = &[
     ("gaitway_incidents_total", Shape::Counter, None, "Incidents by action and mode; those in shadow only noted."),
     ("gaitway_challenges_total", Shape::Counter, None, "Answers to the challenge page, by outcome."),
     ("gaitway_budget_tripped", Shape::Gauge, None, "1 while the budget has put everything into shadow."),
+    ("gaitway_replay_memory_shingles", Shape::Gauge, None, "Fingerprints of movement remembered to recognise it when it is played back; the oldest go when it is full."),
     ("gaitway_budget_trips_total", Shape::Counter, None, "Times the budget was reached."),
     ("gaitway_policy_reloads_total", Shape::Counter, None, "Reloads of the policy file, by outcome."),
     ("gaitway_policy_last_reload_successful", Shape::Gauge, None, "0 while the policy file holds mistakes and the last good one is in force."),

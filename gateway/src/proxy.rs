@@ -735,6 +735,7 @@ impl ProxyHttp for Gateway {
             navigation: visit.navigation,
             path_hash: self.path_hasher.hash_one(path),
             collector_injected: injected,
+            response_bytes: session.body_bytes_sent() as u64,
         };
         let net_ip = visit.visitor.as_ref().map(|visitor| visitor.address.to_string()).unwrap_or_default();
         let input = Input::Request {

@@ -210,7 +210,7 @@ impl Tap {
             identity: identity.clone(),
             opened: watched.opened(),
             facts: facts.clone(),
-            navigations_without_input: watched.requests().navigations_without_input,
+            navigations_without_input: u64::from(watched.flow().unprompted()),
             batch,
         });
     }

@@ -8,6 +8,7 @@ use crate::outbox::Outbox;
 use crate::recorder::{Recorder, Tap};
 use crate::standing::Standings;
 use gaitway_models::Detector;
+use gaitway_models::replay::{MEMORY_SHINGLES, Memory, SharedMemory};
 use gaitway_policies::engine::{EngineLimits, OperatorAction, SessionSummary};
 use gaitway_policies::{Effect, Engine, Input, PolicySet, SessionId, SharedBudget};
 use metrics::{counter, gauge};
@@ -22,6 +23,8 @@ const QUEUE_MAX: usize = 16 * 1024;
 const TICK: Duration = Duration::from_millis(500);
 /// Ticks between two sweeps of the standing board.
 const SWEEP_TICKS: u32 = 20;
+/// How long movement is remembered in order to recognise it, ms: a week, if there is room for as much.
+const MEMORY_TTL_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Shards at most; ids of incidents carry the shard in one byte.
 const SHARDS_MAX: usize = 64;
 
@@ -65,17 +68,20 @@ impl Shards {
         let mut limits = parts.limits;
         limits.sessions_max = parts.limits.sessions_max.div_ceil(count);
         let budget = SharedBudget::new();
+        let memory = SharedMemory::new(Memory::new(MEMORY_SHINGLES, MEMORY_TTL_MS));
         let senders = (0..count)
             .map(|index| {
                 let (sender, receiver) = mpsc::channel(QUEUE_MAX);
                 let mut engine =
                     Engine::new(index as u8, limits, parts.policies.clone(), parts.detector.clone());
                 engine.share_budget(budget.clone());
+                engine.share_memory(memory.clone());
                 let shard = Shard {
                     engine,
                     standings: parts.standings.clone(),
                     outbox: parts.outbox.clone(),
                     tap: parts.recorder.as_ref().map(Recorder::tap),
+                    memory: memory.clone(),
                     effects: Vec::new(),
                 };
                 tokio::spawn(shard.run(receiver));
@@ -163,6 +169,7 @@ struct Shard {
     standings: Arc<Standings>,
     outbox: Arc<Outbox>,
     tap: Option<Tap>,
+    memory: SharedMemory,
     effects: Vec<Effect>,
 }
 
@@ -178,6 +185,7 @@ impl Shard {
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(SWEEP_TICKS) {
                         self.standings.sweep(clock::now());
+                        gauge!("gaitway_replay_memory_shingles").set(self.memory.lock().len() as f64);
                     }
                     self.handle(Input::Tick).await;
                 }

@@ -451,7 +451,7 @@ mod tests {
         for i in 0..500 {
             session.observe_request(
                 Timestamp(i * 100),
-                RequestSeen { navigation: true, path_hash: i, collector_injected: true },
+                RequestSeen { navigation: true, path_hash: i, collector_injected: true, response_bytes: 9 },
             );
             session.observe(Timestamp(i * 100), 1, &Batch { sequence: i as u32, ..Batch::default() });
         }

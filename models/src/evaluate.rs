@@ -4,6 +4,7 @@
 //! by window. Each task has a file of its own. Must not know: files, pages.
 
 pub mod bot;
+pub mod replay;
 
 use crate::artifact::ArtifactError;
 use crate::detector::probability;

@@ -8,6 +8,8 @@
 use crate::detector::{Evidence, Modality, TelemetryState};
 use crate::event::{Batch, Environment, EventKind};
 use crate::features::{self, Row};
+use crate::flow::Flow;
+use crate::replay::{Shingle, Shingles};
 use crate::summary::{Summary, Tracker};
 use crate::time::Timestamp;
 
@@ -50,6 +52,8 @@ pub struct Session {
     /// One bit a batch, newest lowest: was it damaged?
     damage: u32,
     requests: RequestCounts,
+    flow: Flow,
+    shingles: Shingles,
     pub(crate) ledger: Ledger,
 }
 
@@ -94,6 +98,8 @@ pub struct RequestSeen {
     pub path_hash: u64,
     /// The response carried the collector, so telemetry can be expected.
     pub collector_injected: bool,
+    /// Body of the response as sent, bytes.
+    pub response_bytes: u64,
 }
 
 /// Requests from the proxy's side.
@@ -103,8 +109,6 @@ pub struct RequestCounts {
     pub navigations: u64,
     pub injected: u64,
     pub first_injected: Option<Timestamp>,
-    /// Navigations since the last input event: none could have been caused by a gesture seen here.
-    pub navigations_without_input: u64,
 }
 
 /// Evidence the detector has gathered; moved only by completed windows.
@@ -161,6 +165,8 @@ impl Session {
             counts: InputCounts::default(),
             damage: 0,
             requests: RequestCounts::default(),
+            flow: Flow::default(),
+            shingles: Shingles::default(),
             ledger: Ledger::default(),
         }
     }
@@ -185,6 +191,7 @@ impl Session {
             if event.at_us + BACKWARDS_MAX_US < track.last_event_us {
                 self.damage |= 1;
                 self.tracker.reset(&mut self.slice);
+                self.shingles.reset();
                 track.last_event_us = event.at_us;
             }
             // Browsers may report events of one frame a little out of order.
@@ -192,6 +199,7 @@ impl Session {
             track.last_event_us = event.at_us;
             let active_before = self.slice.active_us;
             self.tracker.observe(&mut self.slice, &event);
+            self.shingles.observe(&event);
             self.active_us += self.slice.active_us - active_before;
             self.events += 1;
             self.count_input(&event.kind);
@@ -206,15 +214,21 @@ impl Session {
     }
 
     pub fn observe_request(&mut self, now: Timestamp, request: RequestSeen) {
+        let sound = self.batches > 0 && self.damage & DAMAGE_WINDOW == 0;
+        self.flow.observe_request(now, &request, sound);
         self.requests.requests += 1;
         if request.navigation {
             self.requests.navigations += 1;
-            self.requests.navigations_without_input += 1;
         }
         if request.collector_injected {
             self.requests.injected += 1;
             self.requests.first_injected.get_or_insert(now);
         }
+    }
+
+    /// Rhythm, variety and volume of the requests.
+    pub fn flow(&self) -> &Flow {
+        &self.flow
     }
 
     pub fn requests(&self) -> RequestCounts {
@@ -267,6 +281,11 @@ impl Session {
         windows.into_iter().take(len)
     }
 
+    /// Fingerprints of movement completed since the last call, oldest first.
+    pub fn take_shingles(&mut self) -> impl Iterator<Item = Shingle> + use<> {
+        self.shingles.take()
+    }
+
     /// Checks sequence and clock; `None` for a batch that must not be counted again.
     fn admit(&mut self, now: Timestamp, page: u64, batch: &Batch) -> Option<PageTrack> {
         self.damage <<= 1;
@@ -292,6 +311,7 @@ impl Session {
         }
         if gap || self.current_page != Some(page) {
             self.tracker.reset(&mut self.slice);
+            self.shingles.reset();
         }
         self.current_page = Some(page);
         track.next_sequence = batch.sequence.saturating_add(1);
@@ -323,7 +343,7 @@ impl Session {
             _ => return,
         };
         *count = count.saturating_add(1);
-        self.requests.navigations_without_input = 0;
+        self.flow.observe_gesture();
     }
 
     fn slice_is_full(&self) -> bool {
@@ -482,7 +502,11 @@ mod tests {
     #[test]
     fn missing_telemetry_is_a_state_of_its_own() {
         let mut session = Session::new(START);
-        let page = |injected| RequestSeen { navigation: true, path_hash: 1, collector_injected: injected };
+        let page = |injected| RequestSeen {
+            navigation: true,
+            collector_injected: injected,
+            ..RequestSeen::default()
+        };
         session.observe_request(START, page(false));
         assert_eq!(session.telemetry(after(600)), TelemetryState::Unexpected);
         session.observe_request(after(600), page(true));

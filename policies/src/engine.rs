@@ -7,9 +7,10 @@
 
 use crate::budget::{Cap, Grant, SharedBudget};
 use crate::decide::decide;
-use crate::facts::Facts;
+use crate::facts::{Facts, FlowFacts};
 use crate::identity::{Identity, SessionId, SubjectId};
 use crate::policy::{Measure, PolicySet, Rule};
+use gaitway_models::replay::{Repetition, ReplayKind, SharedMemory};
 use gaitway_models::session::RequestSeen;
 use gaitway_models::{Assessment, Batch, Detector, Session, TelemetryState, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -198,6 +199,9 @@ pub struct SessionSummary {
     pub requests: u64,
     pub batches: u64,
     pub assessment: Assessment,
+    /// Share of the latest movement that had been seen before, and how it repeats; `None` until compared.
+    pub replay_match: Option<f32>,
+    pub replay_kind: Option<ReplayKind>,
     pub standing: Standing,
     pub pardoned_until: Option<Timestamp>,
     /// Rules that matched, enforced or not, newest first, at most eight.
@@ -220,6 +224,8 @@ pub struct Engine {
     policies: Arc<PolicySet>,
     /// `None` when recorded assessments are replayed: then batches are counted and not looked at.
     detector: Option<Arc<Detector>>,
+    /// Movement of all sessions of all shards; `None`: nothing is compared.
+    memory: Option<SharedMemory>,
     budget: SharedBudget,
     sessions: HashMap<SessionId, Tracked>,
     /// Every session once, idlest first: whom to evict.
@@ -242,6 +248,7 @@ struct Tracked {
     requests: u64,
     batches: u64,
     watched: Option<Box<Session>>,
+    repetition: Option<Box<Repetition>>,
     facts: Facts,
     rate: RequestRate,
     standing: Standing,
@@ -286,6 +293,7 @@ impl Engine {
             limits,
             policies,
             detector,
+            memory: None,
             budget: SharedBudget::new(),
             sessions: HashMap::new(),
             by_last_seen: BTreeSet::new(),
@@ -300,6 +308,12 @@ impl Engine {
     pub fn share_budget(&mut self, budget: SharedBudget) {
         debug_assert!(self.sessions.is_empty(), "sessions were counted in the old ledger");
         self.budget = budget;
+    }
+
+    /// Compares movement with what sessions of all shards did. Call before the first input.
+    pub fn share_memory(&mut self, memory: SharedMemory) {
+        debug_assert!(self.sessions.is_empty(), "their movement was not compared");
+        self.memory = Some(memory);
     }
 
     /// The ledger this shard draws on.
@@ -368,6 +382,8 @@ impl Engine {
             requests: tracked.requests,
             batches: tracked.batches,
             assessment: tracked.facts.assessment.clone(),
+            replay_match: tracked.facts.replay_match,
+            replay_kind: tracked.facts.replay_kind,
             standing: tracked.standing.clone(),
             pardoned_until: tracked.pardoned_until,
             decisions: tracked.seen.iter().cloned().collect(),
@@ -411,6 +427,16 @@ impl Engine {
         tracked.batches += 1;
         let (Some(detector), Some(watched)) = (&self.detector, &mut tracked.watched) else { return };
         watched.observe(now, page, batch);
+        if let (Some(memory), Some(repetition)) = (&self.memory, &mut tracked.repetition) {
+            let [a, b, c, d, e, f, g, h, ..] = session.0;
+            let key = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+            for shingle in watched.take_shingles() {
+                // Held for one shingle, so that shards do not wait for each other's batches.
+                repetition.observe(&mut memory.lock(), now, key, &shingle);
+            }
+            tracked.facts.replay_match = repetition.share();
+            tracked.facts.replay_kind = repetition.kind();
+        }
         tracked.facts.assessment = detector.assess(now, watched);
         self.judge(effects, now, session);
     }
@@ -434,6 +460,7 @@ impl Engine {
         tracked.facts.net_ip = net_ip;
         if let (Some(detector), Some(watched)) = (&self.detector, &mut tracked.watched) {
             watched.observe_request(now, request);
+            tracked.facts.flow = FlowFacts::from(watched.flow());
             // A page with a collector turns "unexpected" telemetry into "missing"; other requests change nothing.
             let expected = tracked.facts.assessment.telemetry != TelemetryState::Unexpected;
             if request.collector_injected && !expected {
@@ -645,6 +672,7 @@ impl Engine {
             requests: 0,
             batches: 0,
             watched: self.detector.is_some().then(|| Box::new(Session::new(now))),
+            repetition: self.memory.is_some().then(Box::default),
             facts,
             rate: RequestRate::default(),
             standing: Standing::Allow,

@@ -3,6 +3,8 @@
 //! One table gives name, type, range, doc, reader and writer; the condition checker, the reason
 //! templates, the policy cases and the docs page come from it. Must not know: rules, decisions.
 
+use gaitway_models::flow::Flow;
+use gaitway_models::replay::ReplayKind;
 use gaitway_models::{Assessment, Modality, TelemetryState};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -15,8 +17,11 @@ pub struct Facts {
     pub assessment: Assessment,
     /// How unlike the account's usual hand the session is, 0 to 1; `None` without a profile.
     pub owner_score: Option<f32>,
-    /// How much of the session repeats recorded movement, 0 to 1; `None` until compared.
+    /// How much of the latest movement had been seen before, 0 to 1; `None` until compared.
     pub replay_match: Option<f32>,
+    /// How it repeats what had been seen; `None` if nothing does.
+    pub replay_kind: Option<ReplayKind>,
+    pub flow: FlowFacts,
     /// Seconds since the session opened.
     pub session_age_seconds: f64,
     /// Requests in the last minute.
@@ -35,6 +40,34 @@ pub struct Facts {
     pub net_country: String,
     /// The session passed a challenge within the policy's pass time.
     pub challenge_passed: bool,
+}
+
+/// What the session's requests tell; of each the value that speaks against nobody while nothing is known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowFacts {
+    /// Page loads that no gesture can have caused, while telemetry arrived; and their share.
+    pub unprompted: u64,
+    pub unprompted_share: f64,
+    /// How even the time between page loads is; 1 is a timer.
+    pub evenness: f64,
+    /// Different paths, roughly.
+    pub paths: u64,
+    /// Megabytes sent to the client.
+    pub volume: f64,
+}
+
+impl From<&Flow> for FlowFacts {
+    fn from(flow: &Flow) -> FlowFacts {
+        let value = |name| flow.value(name).unwrap_or(0.0);
+        FlowFacts {
+            unprompted: u64::from(flow.unprompted()),
+            unprompted_share: value("unprompted_share"),
+            evenness: value("evenness"),
+            paths: value("paths") as u64,
+            volume: value("volume"),
+        }
+    }
 }
 
 /// One row of the vocabulary.
@@ -127,6 +160,7 @@ pub fn find(name: &str) -> Option<usize> {
 const SHARE: FactKind = FactKind::Double { least: 0.0, most: 1.0 };
 const AMOUNT: FactKind = FactKind::Double { least: 0.0, most: f64::INFINITY };
 const MODALITIES: &[&str] = &["none", "mouse", "touch", "keyboard", "mixed"];
+const REPLAY_KINDS: &[&str] = &["none", "exact", "shifted", "jittered"];
 const TELEMETRY: &[&str] = &["unexpected", "missing", "gathering", "sufficient", "damaged"];
 
 /// A single-precision figure as the decimal a person would write: `0.9_f32` is not `0.9` as a
@@ -227,11 +261,24 @@ pub static FACTS: &[Fact] = &[
     Fact {
         name: "replay.match",
         kind: SHARE,
-        doc: "How much of the session repeats recorded movement; 0 until compared.",
+        doc: "How much of the latest half minute's movement had been seen before, in any session; 0 until compared.",
         tellable: true,
         of_request: false,
         get: |facts| FactValue::Double(decimal(facts.replay_match.unwrap_or(0.0))),
         set: double_setter!(|facts, value| facts.replay_match = Some(value as f32)),
+    },
+    Fact {
+        name: "replay.kind",
+        kind: FactKind::Text { words: REPLAY_KINDS },
+        doc: "How it repeats: none, exact, shifted (in time, pace, place or size) or jittered.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Text(facts.replay_kind.map_or("none", ReplayKind::name)),
+        set: |facts, value| {
+            let FactValue::Text(word) = value else { return false };
+            facts.replay_kind = ReplayKind::ALL.into_iter().find(|kind| kind.name() == word);
+            REPLAY_KINDS.contains(&word)
+        },
     },
     Fact {
         name: "evidence.seconds",
@@ -343,6 +390,51 @@ pub static FACTS: &[Fact] = &[
         of_request: true,
         get: |facts| FactValue::Int(i64::try_from(facts.requests).unwrap_or(i64::MAX)),
         set: setter!(Int, |facts, value| facts.requests = u64::try_from(value).unwrap_or(0)),
+    },
+    Fact {
+        name: "flow.unprompted",
+        kind: FactKind::Int,
+        doc: "Page loads that no gesture can have caused, while telemetry arrived; a reload from the browser's bar is one.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Int(i64::try_from(facts.flow.unprompted).unwrap_or(i64::MAX)),
+        set: setter!(Int, |facts, value| facts.flow.unprompted = u64::try_from(value).unwrap_or(0)),
+    },
+    Fact {
+        name: "flow.unprompted_share",
+        kind: SHARE,
+        doc: "The same, of all page loads while telemetry arrived. Missing telemetry never moves it.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(facts.flow.unprompted_share),
+        set: double_setter!(|facts, value| facts.flow.unprompted_share = value),
+    },
+    Fact {
+        name: "flow.evenness",
+        kind: SHARE,
+        doc: "How even the time between page loads is: 1 for a timer, one half where it varies twofold; 0 until known.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(facts.flow.evenness),
+        set: double_setter!(|facts, value| facts.flow.evenness = value),
+    },
+    Fact {
+        name: "flow.paths",
+        kind: FactKind::Int,
+        doc: "Different paths the session asked for, roughly; at most 512.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Int(i64::try_from(facts.flow.paths).unwrap_or(i64::MAX)),
+        set: setter!(Int, |facts, value| facts.flow.paths = u64::try_from(value).unwrap_or(0)),
+    },
+    Fact {
+        name: "flow.volume",
+        kind: AMOUNT,
+        doc: "Megabytes sent to the client.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(facts.flow.volume),
+        set: double_setter!(|facts, value| facts.flow.volume = value),
     },
     Fact {
         name: "session.age",

@@ -5,6 +5,7 @@
 //! tasks share in this file, each task in a file of its own.
 
 mod bot;
+mod replay;
 
 use anyhow::Context;
 use gaitway_models::evaluate::Figure;
@@ -36,11 +37,14 @@ pub struct EvaluateArgs {
 enum Task {
     /// Tell bots from people
     Bot,
+    /// Recognise recordings that are played back; looks at movement alone, not at the model
+    Replay,
 }
 
 pub fn run(args: EvaluateArgs) -> anyhow::Result<()> {
     match args.task {
         Task::Bot => bot::run(&args),
+        Task::Replay => replay::run(&args),
     }
 }
 

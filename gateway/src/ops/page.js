@@ -402,6 +402,7 @@ const judged = (session) => {
     section('Facts', facts([
       ['Latest score', assessment.bot_score === null ? 'none yet' : `${Math.round(assessment.bot_score * 100)} % likely a bot, in the latest of ${plural(assessment.windows, 'window')}`],
       ['Input', `${MODALITY[assessment.modality] || assessment.modality}, ${plural(assessment.evidence.events, 'event')} in ${figure(assessment.evidence.seconds)} s of activity`],
+      session.replay_match ? ['Seen before', `${Math.round(session.replay_match * 100)} % of the latest movement (${session.replay_kind || 'exact'})`] : null,
       ['Telemetry', (TELEMETRY[assessment.telemetry] || ['', assessment.telemetry])[1]],
       assessment.automation ? ['Browser', 'says of itself that a program drives it (navigator.webdriver)'] : null,
       ['First seen', `${moment(session.opened)} (${ago(session.opened, state.now)})`],

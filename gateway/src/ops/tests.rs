@@ -140,7 +140,7 @@ impl TestOps {
     /// A session that has just made its first request.
     pub(crate) async fn visitor(&self, number: u8) -> Identity {
         let identity = identity(number);
-        let request = RequestSeen { navigation: true, path_hash: 1, collector_injected: true };
+        let request = RequestSeen { navigation: true, collector_injected: true, ..RequestSeen::default() };
         let input = Input::Request {
             identity: identity.clone(),
             request,

@@ -275,6 +275,35 @@ fn shards_share_one_budget() {
 }
 
 #[test]
+fn movement_recorded_on_one_shard_is_recognised_on_another() {
+    use gaitway_models::replay::{MEMORY_SHINGLES, Memory};
+    use gaitway_models::sim::Visitor;
+    let memory = SharedMemory::new(Memory::new(MEMORY_SHINGLES, u64::MAX));
+    let rule = "  - {name: replay, when: replay.match >= 0.8, action: log, reason: \"{replay.match} {replay.kind}\"}\n";
+    let detector = Arc::new(Detector::load(gaitway_models::DEFAULT_MODEL).unwrap());
+    let told = |shard: u8, n: u8| {
+        let policies = policies(&format!("mode: enforce\nrules:\n{rule}"));
+        let mut engine = Engine::new(shard, LIMITS, policies, detector.clone());
+        engine.share_memory(memory.clone());
+        let mut visitor = Visitor::person(7);
+        let mut effects = Vec::new();
+        for i in 0..60u64 {
+            let batch = visitor.next_batch(2.0);
+            let now = Timestamp(1_800_000_000_000 + 2_000 * (i + 1));
+            engine.handle(&mut effects, now, Input::Batch { identity: identity(n), page: 1, batch });
+        }
+        let seen = engine.session(&SessionId([n; 16])).unwrap();
+        (seen.replay_match.unwrap(), seen.replay_kind, seen.decisions.first().map(|said| said.reason.clone()))
+    };
+    let (share, _, reason) = told(0, 1);
+    assert!(share < 0.2 && reason.is_none(), "the first to move repeats nobody: {share}");
+    let (share, kind, reason) = told(1, 2);
+    assert!(share > 0.9, "{share}");
+    assert_eq!(kind, Some(ReplayKind::Exact));
+    assert!(reason.unwrap().ends_with(" exact"));
+}
+
+#[test]
 fn an_idle_session_is_closed_and_the_idlest_evicted() {
     let mut story = Story::full("rules: []\n");
     for n in 1..=4 {
