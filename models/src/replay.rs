@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Numbers in one fingerprint.
 pub const DIMENSIONS: usize = 2 * SEGMENTS * POINTS + 4;
-/// Shingles of one session that wait to be compared; a batch of two seconds makes a dozen at most.
-pub const SHINGLES_PENDING_MAX: usize = 16;
+/// Shingles of one session that wait to be compared; a batch of two seconds makes four or five, and more than this are passed over.
+pub const SHINGLES_PENDING_MAX: usize = 10;
 /// Fingerprints remembered over all sessions, 16 MB: about twenty hours of pointers in motion, at some
 /// two a second.
 pub const MEMORY_SHINGLES: usize = 128 * 1024;
