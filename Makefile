@@ -3,7 +3,7 @@
 CARGO ?= cargo
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build demo test bench model fmt lint check-rust check-collector check-tidy check-licences check-deploy check-demo check-e2e
+.PHONY: help setup build demo test bench lab model fmt lint check-rust check-collector check-tidy check-licences check-deploy check-demo check-e2e
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,11 +27,18 @@ bench: ## figures beside nginx doing the same work, on this machine: some minute
 	$(CARGO) build --release --locked -p gaitway
 	/usr/bin/python3 benches/proxy/run.py $(BENCH)
 
+lab: ## bots, and people's movements of DATA, recorded through Gaitway: make lab DATA=folder-of-recordings
+	@scripts/setup lab
+	$(CARGO) build --locked -p gaitway
+	node lab/record.mjs --out target/lab/recordings $(if $(DATA),--people $(DATA)) $(LAB)
+
+RECORDINGS ?= $(firstword $(wildcard target/lab/recordings/index.csv) lab/recordings/index.csv)
 model: ## the shipped model and its card anew: make model DATA=folder-of-recordings
 	@test -n "$(DATA)" || { echo "usage: make model DATA=FOLDER (with index.csv and the session files it names)" >&2; exit 2; }
+	node lab/join.mjs target/lab/joined $(DATA) $(dir $(RECORDINGS))
 	$(CARGO) build --release --locked -p gaitway
-	target/release/gaitway train $(DATA) --output models/artifacts/default.model
-	target/release/gaitway evaluate models/artifacts/default.model $(DATA) --card models/artifacts/default.card.md --report target/report
+	target/release/gaitway train target/lab/joined --output models/artifacts/default.model
+	target/release/gaitway evaluate models/artifacts/default.model target/lab/joined --card models/artifacts/default.card.md --report target/report
 
 fmt: ## format Rust sources
 	$(CARGO) fmt --all

@@ -209,6 +209,17 @@ mod tests {
     }
 
     #[test]
+    fn the_labs_recordings_are_whole_and_hold_bots_alone() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/recordings");
+        let recordings = read(&folder, Some(&["lab".to_string()])).unwrap();
+        assert!(recordings.len() > 100, "{} recordings", recordings.len());
+        for recording in &recordings {
+            assert_eq!(recording.label, Label::Bot, "{}", recording.session);
+            assert!(recording.events.len() > 20, "{}: {} events", recording.session, recording.events.len());
+        }
+    }
+
+    #[test]
     fn an_index_cannot_name_files_outside_its_folder() {
         let folder = tempfile::tempdir().unwrap();
         for file in ["../secret.csv", "/etc/passwd", "a/../../b.csv"] {

@@ -14,7 +14,7 @@ pub struct TrainArgs {
     /// Folder with index.csv and the session files it names
     pub(super) data: PathBuf,
     /// Sources of the index to learn from, separated by commas
-    #[arg(long, value_delimiter = ',', default_value = "sapimouse,delbot,browserbots")]
+    #[arg(long, value_delimiter = ',', default_value = "sapimouse,delbot,browserbots,lab")]
     pub(super) sources: Vec<String>,
     /// How each expert's trees are grown
     #[arg(long, value_enum, default_value = "random-forest")]
