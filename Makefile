@@ -3,7 +3,7 @@
 CARGO ?= cargo
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build demo test bench lab model fmt lint check-rust check-collector check-tidy check-licences check-deploy check-demo check-e2e
+.PHONY: help setup build demo test bench bench-learn lab model fmt lint check-rust check-collector check-tidy check-licences check-deploy check-demo check-e2e
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,6 +26,10 @@ bench: ## figures beside nginx doing the same work, on this machine: some minute
 	@scripts/setup bench
 	$(CARGO) build --release --locked -p gaitway
 	/usr/bin/python3 benches/proxy/run.py $(BENCH)
+
+bench-learn: ## our forest beside scikit-learn, onnxruntime and compiled C, from PyPI: some minutes
+	$(CARGO) build --release --locked -p gaitway-benches --example forest
+	python3 benches/learn/run.py $(BENCH)
 
 lab: ## bots, and people's movements of DATA, recorded through Gaitway: make lab DATA=folder-of-recordings
 	@scripts/setup lab

@@ -7,6 +7,7 @@ mod config;
 mod dataset;
 mod evaluate;
 mod model;
+mod plot;
 pub mod policy;
 mod run;
 mod session;

@@ -3,10 +3,12 @@
 //!
 //! Must not know: where files lie, how they are packed, models.
 
+use crate::detector::Modality;
 use crate::event::{
     Batch, COALESCED_MAX, COORDINATE_MAX_PX, DELTA_MAX_PX, DecodeError, Environment, Event, EventKind,
     KeyClass, PAGE_CLOCK_MAX_US, PointerType,
 };
+use crate::features;
 use crate::session::{PAGES_MAX, Session, Window};
 use crate::time::Timestamp;
 use thiserror::Error;
@@ -341,15 +343,50 @@ pub fn batches(events: &[Event]) -> Vec<Batch> {
     batches
 }
 
-/// The evidence windows of a stretch of events, by the code that runs live.
-pub fn windows(events: &[Event]) -> Vec<Window> {
+/// A stretch of events, as the code that runs live sees it.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    pub windows: Vec<Window>,
+    /// When each window was complete, seconds after the first event.
+    pub seconds: Vec<f32>,
+    pub modality: Modality,
+}
+
+/// Watches a stretch of events to its end.
+pub fn watch(events: &[Event]) -> Watched {
     let mut session = Session::new(Timestamp(0));
-    let mut windows = Vec::new();
+    let start = events.first().map_or(0, |event| event.at_us);
+    let (mut windows, mut seconds) = (Vec::new(), Vec::new());
     for batch in batches(events) {
         session.observe(Timestamp(batch.sent_at_us / 1000), 1, &batch);
         windows.extend(session.take_windows());
+        seconds.resize(windows.len(), (batch.sent_at_us - start) as f32 / 1e6);
     }
-    windows
+    Watched { windows, seconds, modality: session.modality() }
+}
+
+/// The evidence windows of a stretch of events.
+pub fn windows(events: &[Event]) -> Vec<Window> {
+    watch(events).windows
+}
+
+/// The class of device of a recording: what its index says, else how often its pointer was heard.
+pub fn device(marks: &Marks, windows: &[Window]) -> String {
+    if !marks.device.is_empty() {
+        return marks.device.clone();
+    }
+    let Some(at) = features::index("move_interval") else { return String::new() };
+    let mut intervals: Vec<f32> = windows.iter().map(|window| window.short.features[at].exp()).collect();
+    intervals.retain(|interval| interval.is_finite());
+    intervals.sort_by(f32::total_cmp);
+    let class = match intervals.get(intervals.len() / 2) {
+        None => "no pointer that moves",
+        Some(..10.0) => "a move every 10 ms or less",
+        Some(..20.0) => "a move every 10 to 20 ms",
+        Some(..60.0) => "a move every 20 to 60 ms",
+        Some(_) => "a move every 60 ms or more",
+    };
+    class.into()
 }
 
 /// Joins short recordings of one source, user and family, in order, each followed by a rest: ten

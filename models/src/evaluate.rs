@@ -4,6 +4,7 @@
 //! by window. Each task has a file of its own. Must not know: files, pages.
 
 pub mod bot;
+pub mod compare;
 pub mod replay;
 
 use crate::artifact::ArtifactError;
@@ -113,13 +114,56 @@ pub(crate) fn roc(rows: &[Judged]) -> Vec<(f64, f64)> {
 
 /// Expected calibration error over ten equal bins of probability.
 pub(crate) fn ece(rows: &[Judged]) -> f64 {
-    let mut bins = [(0.0f64, 0.0f64, 0.0f64); 10];
+    let gap = |bin: Reliability| bin.windows as f64 * (bin.predicted - bin.observed).abs();
+    reliability(rows).into_iter().map(gap).sum::<f64>() / rows.len() as f64
+}
+
+/// Windows whose stated probability lies in one tenth: what was said, and what was so.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Reliability {
+    pub windows: usize,
+    pub predicted: f64,
+    pub observed: f64,
+}
+
+/// The reliability diagram: stated against observed, tenths without a row left out.
+pub(crate) fn reliability(rows: &[Judged]) -> Vec<Reliability> {
+    let mut bins = [(0usize, 0.0f64, 0.0f64); 10];
     for row in rows {
         let p = f64::from(probability(row.score));
         let bin = &mut bins[((p * 10.0) as usize).min(9)];
-        *bin = (bin.0 + 1.0, bin.1 + p, bin.2 + f64::from(u8::from(row.positive)));
+        *bin = (bin.0 + 1, bin.1 + p, bin.2 + f64::from(u8::from(row.positive)));
     }
-    bins.iter().filter(|bin| bin.0 > 0.0).map(|bin| (bin.1 - bin.2).abs()).sum::<f64>() / rows.len() as f64
+    let mean = |&(windows, predicted, observed): &(usize, f64, f64)| {
+        let n = windows as f64;
+        (windows > 0).then(|| Reliability { windows, predicted: predicted / n, observed: observed / n })
+    };
+    bins.iter().filter_map(mean).collect()
+}
+
+/// Who was taken for whom, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Confusion {
+    pub people_called_people: usize,
+    pub people_called_bots: usize,
+    pub bots_called_people: usize,
+    pub bots_called_bots: usize,
+}
+
+impl Confusion {
+    /// Counts pairs of what one is and what one was called, `true` for a bot.
+    pub(crate) fn count(pairs: impl Iterator<Item = (bool, bool)>) -> Confusion {
+        let mut counts = Confusion::default();
+        for (is_bot, called_bot) in pairs {
+            *match (is_bot, called_bot) {
+                (false, false) => &mut counts.people_called_people,
+                (false, true) => &mut counts.people_called_bots,
+                (true, false) => &mut counts.bots_called_people,
+                (true, true) => &mut counts.bots_called_bots,
+            } += 1;
+        }
+        counts
+    }
 }
 
 /// A figure and its interval from resampling whole clusters, positives and negatives apart.
@@ -199,6 +243,13 @@ pub(crate) mod tests {
         assert!((auc(&rows(&[(0.0, true), (0.0, false)])) - 0.5).abs() < 1e-9);
         let perfect = rows(&[(1.0, true), (2.0, true), (-1.0, false), (-2.0, false)]);
         assert_eq!((auc(&perfect), eer(&perfect)), (1.0, 0.0));
+    }
+
+    #[test]
+    fn the_reliability_diagram_states_what_was_said_and_what_was_so() {
+        let even = [(0.0, true), (0.0, false), (0.0, false), (0.0, false)];
+        assert_eq!(reliability(&rows(&even)), [Reliability { windows: 4, predicted: 0.5, observed: 0.25 }]);
+        assert!((ece(&rows(&even)) - 0.25).abs() < 1e-9);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! side, one random stream a tree. Cuts run along single features, so shifts that only show across
 //! several features at once need a covariance beside it. Must not know: what the rows mean.
 
-use crate::forest::read_u32;
+use crate::forest::{self, Forest, ForestError, Leaves, read_u32};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -112,6 +112,36 @@ impl IsolationForest {
         self.nodes.len()
     }
 
+    /// The same trees in the layout of all experts, which knows missing values: they go where more cuts
+    /// are needed and never make a row look set apart.
+    pub fn flatten(&self) -> Result<Forest, ForestError> {
+        let unit = cuts_needed(self.rows);
+        let mut depths = vec![0.0f32; self.nodes.len()];
+        for (i, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.link != LEAF) {
+            let child = (node.link & CHILD_MASK) as usize;
+            depths[child] = depths[i] + 1.0;
+            depths[child + 1] = depths[child];
+        }
+        let mut values = vec![0.0f32; self.nodes.len()];
+        let mut nodes = vec![forest::Node { threshold: f32::INFINITY, link: 0 }; self.nodes.len()];
+        // Children lie behind their parent: from the back, each finds them done.
+        for (i, node) in self.nodes.iter().enumerate().rev() {
+            if node.link == LEAF {
+                values[i] = (depths[i] + node.value) / unit;
+                nodes[i].link = i as u32;
+                continue;
+            }
+            let child = (node.link & CHILD_MASK) as usize;
+            let missing_right = values[child + 1] > values[child];
+            let feature = (node.link >> 24) + if missing_right { forest::FEATURES_MAX as u32 } else { 0 };
+            // What is below goes left here, what is below or equal there.
+            nodes[i] = forest::Node { threshold: node.value.next_down(), link: feature << 24 | child as u32 };
+            // How many rows took which side is not kept; attribution takes both as equally likely.
+            values[i] = 0.5 * (values[child] + values[child + 1]);
+        }
+        Forest::new(nodes, values, self.roots.clone(), Leaves::Depth)
+    }
+
     /// Appends the forest's bytes: features, rows a tree, trees, nodes, roots, then value and link of
     /// each node, little endian.
     pub fn write(&self, bytes: &mut Vec<u8>) {
@@ -216,6 +246,29 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut value = || (0..12).map(|_| rng.random_range(-0.5..0.5f32)).sum::<f32>();
         (0..rows).map(|_| (0..features).map(|_| value()).collect()).collect()
+    }
+
+    #[test]
+    fn the_flat_layout_scores_alike_and_takes_what_is_missing_for_usual() {
+        let mut rng = ChaCha8Rng::seed_from_u64(12);
+        let mut row = || (0..6).map(|_| rng.random_range(-1.0..1.0f32)).collect::<Vec<_>>();
+        let rows: Vec<Vec<f32>> = (0..400).map(|_| row()).collect();
+        let forest = IsolationForest::fit(&rows, IsolationParams::default()).unwrap();
+        let flat = forest.flatten().unwrap();
+        let (mut outliers, mut raised) = (0, 0);
+        for _ in 0..5_000 {
+            let mut fresh = row();
+            fresh[0] *= 3.0;
+            let score = flat.predict(&forest::Slots::new(fresh.iter().copied()));
+            assert!((score - forest.score(&fresh)).abs() <= 1e-6);
+            if fresh[0].abs() > 2.0 {
+                fresh[0] = f32::NAN;
+                let unknown = flat.predict(&forest::Slots::new(fresh.iter().copied()));
+                outliers += 1;
+                raised += usize::from(unknown >= score);
+            }
+        }
+        assert!(outliers > 1_000 && raised == 0, "{raised} of {outliers}");
     }
 
     #[test]

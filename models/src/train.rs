@@ -11,11 +11,12 @@ pub mod forest;
 pub mod tree;
 
 use crate::artifact::{Artifact, Asks, Card, Expert, ExpertChannel, SourceUsed, Span, Usual};
-use crate::dataset::{self, Recording};
-use crate::detector::{calibrate, fuse};
+use crate::dataset::{self, Marks, Recording, Watched};
+use crate::detector::{Modality, calibrate, fuse};
 use crate::event::Event;
 use crate::features::{self, BoundTo, FEATURE_COUNT, FEATURES, Row, Sign};
 use crate::forest::{Forest, Leaves, Slots};
+use crate::isolation::{IsolationForest, IsolationParams};
 use crate::sequential::{self, cusum};
 use crate::session::{Window, WindowRow};
 use crate::sim::{BotKind, Visitor, recorder};
@@ -41,6 +42,8 @@ pub enum Algorithm {
     #[default]
     RandomForest,
     GradientBoosting,
+    /// Grown on people alone: how unlike them something is.
+    IsolationForest,
 }
 
 impl Algorithm {
@@ -114,6 +117,10 @@ pub struct HeldOut {
     pub session: String,
     /// Recorded anew by the simulated browser, not as it came.
     pub anew: bool,
+    pub device: String,
+    pub modality: Modality,
+    /// Evidence at which the session is called a bot, nats, set without it.
+    pub threshold: f32,
     pub windows: Vec<HeldOutWindow>,
 }
 
@@ -124,6 +131,8 @@ pub struct HeldOutWindow {
     pub short: Option<f32>,
     pub long: Option<f32>,
     pub fused: Option<f32>,
+    /// When it was complete, seconds after the first event.
+    pub seconds: f32,
 }
 
 impl HeldOut {
@@ -184,11 +193,25 @@ pub fn train(
         }
     }
     tell(2 + recipe.folds, "calibrating on what was held out".into());
-    let calibrations: Vec<Calibration> = (0..PLANS).map(|p| Calibration::fit(p, &samples, &scores)).collect();
-    let held_out = held_out(&samples, &scores, &plans, &calibrations);
-    let people = held_out.iter().filter(|session| session.family.is_none() && !session.anew);
-    let maxima = people.map(|session| session.evidence().fold(0.0, f32::max)).collect();
-    let threshold = sequential::threshold(maxima, recipe.false_alarm);
+    let calibrate_on = |keep: &dyn Fn(&Sample) -> bool| -> Vec<Calibration> {
+        (0..PLANS).map(|p| Calibration::fit(p, &samples, &scores, keep)).collect()
+    };
+    let calibrations = calibrate_on(&|_| true);
+    // What is reported of one half of the people and families rests on what the other half calibrated.
+    let crossed = [0, 1].map(|half| calibrate_on(&|sample| subjects.half(sample) != half));
+    let mut held_out = held_out(&samples, &scores, &plans, &|sample| &crossed[subjects.half(sample)]);
+    let threshold_by = |keep: &dyn Fn(&Sample) -> bool, held_out: &[HeldOut]| {
+        let people = samples.iter().zip(held_out).filter(|(sample, session)| {
+            sample.family.is_none() && sample.original && !session.windows.is_empty() && keep(sample)
+        });
+        let maxima = people.map(|(_, session)| session.evidence().fold(0.0, f32::max)).collect();
+        sequential::threshold(maxima, recipe.false_alarm)
+    };
+    let threshold = threshold_by(&|_| true, &held_out);
+    let halves = [0, 1].map(|half| threshold_by(&|sample| subjects.half(sample) != half, &held_out).nats);
+    for (sample, session) in samples.iter().zip(&mut held_out) {
+        session.threshold = halves[subjects.half(sample)];
+    }
     tell(3 + recipe.folds, "growing the forests on everything".into());
     let (mut experts, mut forests, mut importances) = (Vec::new(), Vec::new(), Vec::new());
     for (plan, calibration) in plans.iter().zip(&calibrations) {
@@ -215,6 +238,13 @@ pub fn train(
     Ok(Trained { artifact: Artifact { card, forests }, held_out, importances })
 }
 
+/// Whether there are people and kinds of bots enough among recordings to hold some of each out.
+pub fn can_learn_from(recordings: &[Recording]) -> bool {
+    let people = recordings.iter().filter(|r| r.family.is_none()).map(|r| &r.user);
+    let kinds = recordings.iter().filter_map(|r| r.family.as_deref()).map(kin);
+    people.collect::<BTreeSet<_>>().len() >= 2 && kinds.collect::<BTreeSet<_>>().len() >= 2
+}
+
 /// One recording, as it is or recorded anew, with its windows.
 struct Sample {
     source: String,
@@ -224,7 +254,11 @@ struct Sample {
     session: String,
     /// As recorded: counts for calibration, thresholds and reports.
     original: bool,
+    device: String,
+    modality: Modality,
     windows: Vec<Window>,
+    /// When each window was complete, seconds after the first event.
+    seconds: Vec<f32>,
 }
 
 fn samples(recordings: &[Recording], recipe: &Recipe) -> Vec<Sample> {
@@ -236,6 +270,7 @@ fn samples(recordings: &[Recording], recipe: &Recipe) -> Vec<Sample> {
                 0 => recording.events.clone(),
                 _ => recorder::record_anew(&recording.events, &mut rng),
             };
+            let Watched { windows, seconds, modality } = dataset::watch(&events);
             samples.push(Sample {
                 source: recording.source.clone(),
                 licence: recording.licence.clone(),
@@ -243,7 +278,10 @@ fn samples(recordings: &[Recording], recipe: &Recipe) -> Vec<Sample> {
                 family: recording.family.clone(),
                 session: recording.session.clone(),
                 original: renewal == 0,
-                windows: dataset::windows(&events),
+                device: dataset::device(&recording.marks, &windows),
+                modality,
+                windows,
+                seconds,
             });
         }
     }
@@ -255,6 +293,7 @@ fn samples(recordings: &[Recording], recipe: &Recipe) -> Vec<Sample> {
         let bot = ("sim_bot".to_string(), Some(format!("sim_{}", kind.name())), Visitor::bot(kind, seed));
         for (user, family, mut visitor) in [person, bot] {
             let session = family.clone().unwrap_or_else(|| "person".into());
+            let Watched { windows, seconds, modality } = dataset::watch(&simulated_events(&mut visitor));
             samples.push(Sample {
                 source: SIMULATOR.into(),
                 licence: "Apache-2.0, this project".into(),
@@ -262,7 +301,10 @@ fn samples(recordings: &[Recording], recipe: &Recipe) -> Vec<Sample> {
                 family,
                 session: format!("{SIMULATOR}/{session}_{i}"),
                 original: true,
-                windows: dataset::windows(&simulated_events(&mut visitor)),
+                device: dataset::device(&Marks::default(), &windows),
+                modality,
+                windows,
+                seconds,
             });
         }
     }
@@ -274,9 +316,9 @@ fn simulated_events(visitor: &mut Visitor) -> Vec<Event> {
     (0..SIMULATED_BATCHES).flat_map(|_| visitor.next_batch(2.0).events).collect()
 }
 
-/// Which people and bot families stand in which fold.
+/// Which people and bot families stand in which fold, and in which half for calibration.
 struct Subjects {
-    folds: BTreeMap<(bool, String), usize>,
+    folds: BTreeMap<(bool, String), (usize, usize)>,
     people: usize,
     families: usize,
 }
@@ -290,7 +332,7 @@ impl Subjects {
             .map(|key| {
                 let count = if key.0 { &mut families } else { &mut people };
                 *count += 1;
-                (key, *count % folds.max(2))
+                (key, (*count % folds.max(2), *count % 2))
             })
             .collect();
         Subjects { folds, people, families }
@@ -304,7 +346,11 @@ impl Subjects {
     }
 
     fn fold(&self, sample: &Sample) -> usize {
-        self.folds.get(&Subjects::key(sample)).copied().unwrap_or(0)
+        self.folds.get(&Subjects::key(sample)).map_or(0, |(fold, _)| *fold)
+    }
+
+    fn half(&self, sample: &Sample) -> usize {
+        self.folds.get(&Subjects::key(sample)).map_or(0, |(_, half)| *half)
     }
 
     fn names(&self, samples: &[Sample], of: impl Fn(&Sample) -> Option<String>) -> Vec<String> {
@@ -423,18 +469,39 @@ impl Plan {
         });
         let targets = Array1::from_iter(rows.iter().map(|(_, sample)| sample.family.is_some()));
         let data = DatasetBase::new(records, targets).with_weights(Array1::from(weights));
-        let grown = self.fit(&data, recipe).map_err(|e| TrainError::Forest(e.to_string()))?;
-        let forest = grown.flatten().map_err(|e| TrainError::Forest(e.to_string()))?;
-        Ok(Some((forest, grown.importances().to_vec())))
+        self.fit(&rows, &data, recipe).map(Some)
+    }
+
+    /// Grows an isolation forest on the people among the rows, what is missing taken for their median.
+    fn isolate(&self, rows: &[(&Row, &Sample)], recipe: &Recipe) -> Result<Forest, TrainError> {
+        let people: Vec<&Row> =
+            rows.iter().filter(|(_, s)| s.family.is_none()).map(|(row, _)| *row).collect();
+        let median = |&i: &usize| {
+            let mut known: Vec<f32> = people.iter().map(|row| row[i]).filter(|x| x.is_finite()).collect();
+            known.sort_by(f32::total_cmp);
+            known.get(known.len() / 2).copied().unwrap_or(0.0)
+        };
+        let medians: Vec<f32> = self.features.iter().map(median).collect();
+        let fill = |row: &&Row| {
+            let values = self.features.iter().zip(&medians);
+            values.map(|(&i, &median)| if row[i].is_finite() { row[i] } else { median }).collect()
+        };
+        let filled: Vec<Vec<f32>> = people.iter().map(fill).collect();
+        let trees = recipe.trees.min(crate::isolation::TREES_MAX);
+        let params = IsolationParams { trees, seed: recipe.seed, ..IsolationParams::default() };
+        let grown = IsolationForest::fit(&filled, params)
+            .ok_or_else(|| TrainError::Forest("an isolation forest needs two rows of people".into()))?;
+        grown.flatten().map_err(|e| TrainError::Forest(e.to_string()))
     }
 
     fn fit(
         &self,
+        rows: &[(&Row, &Sample)],
         data: &DatasetBase<Array2<f64>, Array1<bool>>,
         recipe: &Recipe,
-    ) -> Result<Ensemble, linfa::Error> {
+    ) -> Result<(Forest, Vec<f64>), TrainError> {
         let monotone = self.features.iter().map(|&i| monotone(FEATURES[i].towards_bot)).collect();
-        match recipe.algorithm {
+        let grown = match recipe.algorithm {
             Algorithm::RandomForest => ForestParams {
                 trees: recipe.trees,
                 depth_max: recipe.depth_max,
@@ -454,11 +521,15 @@ impl Plan {
                 ..BoostParams::default()
             }
             .fit(data),
+            Algorithm::IsolationForest => return Ok((self.isolate(rows, recipe)?, Vec::new())),
             Algorithm::DecisionTree => {
                 let depth_max = recipe.depth_max.min(READABLE_DEPTH_MAX);
                 TreeParams { depth_max, ..TreeParams::default() }.fit(data)
             }
-        }
+        };
+        let grown: Ensemble = grown.map_err(|e| TrainError::Forest(e.to_string()))?;
+        let forest = grown.flatten().map_err(|e| TrainError::Forest(e.to_string()))?;
+        Ok((forest, grown.importances().to_vec()))
     }
 
     fn importances(&self, gains: &[f64]) -> Vec<(String, f64)> {
@@ -519,12 +590,17 @@ struct Calibration {
 }
 
 impl Calibration {
-    fn fit(plan: usize, samples: &[Sample], scores: &[Vec<[Option<f32>; PLANS]>]) -> Calibration {
+    fn fit(
+        plan: usize,
+        samples: &[Sample],
+        scores: &[Vec<[Option<f32>; PLANS]>],
+        keep: &dyn Fn(&Sample) -> bool,
+    ) -> Calibration {
         let key = |sample: &Sample| {
             (sample.family.is_some(), sample.family.clone().unwrap_or_else(|| sample.source.clone()))
         };
         let mut rows: Vec<(f32, bool, (bool, String))> = Vec::new();
-        for (sample, scores) in samples.iter().zip(scores) {
+        for (sample, scores) in samples.iter().zip(scores).filter(|(sample, _)| keep(sample)) {
             rows.extend(
                 scores.iter().filter_map(|score| Some((score[plan]?, sample.family.is_some(), key(sample)))),
             );
@@ -542,13 +618,13 @@ impl Calibration {
     }
 }
 
-fn held_out(
+fn held_out<'a>(
     samples: &[Sample],
     scores: &[Vec<[Option<f32>; PLANS]>],
     plans: &[Plan; PLANS],
-    calibrations: &[Calibration],
+    calibrations: &dyn Fn(&Sample) -> &'a [Calibration],
 ) -> Vec<HeldOut> {
-    let says = |scores: &[Option<f32>; PLANS], span: Option<Span>| {
+    let says = |calibrations: &[Calibration], scores: &[Option<f32>; PLANS], span: Option<Span>| {
         let speaking = (0..PLANS).filter(|&p| {
             span.is_none_or(|s| plans[p].channel != ExpertChannel::Pointer || plans[p].span == s)
         });
@@ -567,13 +643,20 @@ fn held_out(
             family: sample.family.clone(),
             session: sample.session.clone(),
             anew: !sample.original,
+            device: sample.device.clone(),
+            modality: sample.modality,
+            threshold: f32::MAX,
             windows: scores
                 .iter()
-                .zip(&sample.windows)
-                .map(|(scores, window)| HeldOutWindow {
-                    short: says(scores, Some(Span::Short)),
-                    long: window.long.as_ref().and_then(|_| says(scores, Some(Span::Long))),
-                    fused: says(scores, None),
+                .zip(sample.windows.iter().zip(&sample.seconds))
+                .map(|(scores, (window, &seconds))| {
+                    let says = |span| says(calibrations(sample), scores, span);
+                    HeldOutWindow {
+                        short: says(Some(Span::Short)),
+                        long: window.long.as_ref().and_then(|_| says(Some(Span::Long))),
+                        fused: says(None),
+                        seconds,
+                    }
                 })
                 .collect(),
         })

@@ -4,7 +4,7 @@
 //! What is measured is `gaitway_models::evaluate`'s affair; only its presentation is here: what all
 //! tasks share in this file, each task in a file of its own.
 
-mod bot;
+pub(super) mod bot;
 mod replay;
 
 use anyhow::Context;
@@ -50,16 +50,16 @@ pub fn run(args: EvaluateArgs) -> anyhow::Result<()> {
 
 /// A report before it becomes Markdown or HTML.
 #[derive(Default)]
-struct Page {
-    title: String,
+pub(super) struct Page {
+    pub title: String,
     /// What the figures are and how they were come by, in a few sentences.
-    introduction: String,
-    blocks: Vec<Block>,
+    pub introduction: String,
+    pub blocks: Vec<Block>,
     /// What to keep in mind when reading the figures.
-    warnings: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
-enum Block {
+pub(super) enum Block {
     Heading(String),
     Text(String),
     Table(Table),
@@ -67,17 +67,14 @@ enum Block {
     Svg(String),
 }
 
-struct Table {
+pub(super) struct Table {
     head: Vec<&'static str>,
     rows: Vec<Vec<String>>,
 }
 
 /// Writes report.json and report.html, the card if one is wanted, and prints the report.
 fn write_report(args: &EvaluateArgs, report: &impl serde::Serialize, page: &Page) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&args.report)
-        .with_context(|| format!("cannot create {}", args.report.display()))?;
-    write(&args.report.join("report.json"), &serde_json::to_string_pretty(report)?)?;
-    write(&args.report.join("report.html"), &page.html())?;
+    write_folder(&args.report, report, page)?;
     let markdown = page.markdown();
     if let Some(card) = &args.card {
         write(card, &markdown)?;
@@ -86,11 +83,18 @@ fn write_report(args: &EvaluateArgs, report: &impl serde::Serialize, page: &Page
     Ok(())
 }
 
+/// Writes report.json and report.html.
+pub(super) fn write_folder(folder: &Path, report: &impl serde::Serialize, page: &Page) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    write(&folder.join("report.json"), &serde_json::to_string_pretty(report)?)?;
+    write(&folder.join("report.html"), &page.html())
+}
+
 fn read_model(args: &EvaluateArgs) -> anyhow::Result<Vec<u8>> {
     std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(super) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -103,19 +107,19 @@ fn figure(figure: &Figure) -> String {
 }
 
 impl Page {
-    fn heading(&mut self, text: impl Into<String>) {
+    pub(super) fn heading(&mut self, text: impl Into<String>) {
         self.blocks.push(Block::Heading(text.into()));
     }
 
-    fn text(&mut self, text: impl Into<String>) {
+    pub(super) fn text(&mut self, text: impl Into<String>) {
         self.blocks.push(Block::Text(text.into()));
     }
 
-    fn table(&mut self, head: &[&'static str], rows: Vec<Vec<String>>) {
+    pub(super) fn table(&mut self, head: &[&'static str], rows: Vec<Vec<String>>) {
         self.blocks.push(Block::Table(Table { head: head.to_vec(), rows }));
     }
 
-    fn svg(&mut self, svg: String) {
+    pub(super) fn svg(&mut self, svg: String) {
         self.blocks.push(Block::Svg(svg));
     }
 

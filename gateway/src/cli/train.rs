@@ -2,12 +2,15 @@
 //!
 //! Reads files and prints progress; how a model is made is `gaitway_models::train`'s affair.
 
-use super::dataset;
+use super::evaluate::{self, Page};
+use super::{dataset, plot};
 use anyhow::{Context, ensure};
-use gaitway_models::train::{Algorithm, Progress, Recipe, train};
+use gaitway_models::evaluate::bot::sections_of_training;
+use gaitway_models::train::{Algorithm, Progress, Recipe, Trained, train};
 use gaitway_models::{Detector, artifact};
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
@@ -31,6 +34,10 @@ pub struct TrainArgs {
     /// Simulated people; simulated bots are as many
     #[arg(long, default_value_t = 150)]
     pub(super) simulated: u32,
+    /// Folder for report.json, report.html and plots: how the recipe did on people and families held
+    /// out, and what each feature's splits gained
+    #[arg(long)]
+    pub(super) report: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -39,6 +46,8 @@ pub(super) enum AlgorithmName {
     DecisionTree,
     RandomForest,
     GradientBoosting,
+    /// Grown on people alone: how unlike them something is
+    IsolationForest,
 }
 
 impl AlgorithmName {
@@ -47,6 +56,7 @@ impl AlgorithmName {
             AlgorithmName::DecisionTree => Algorithm::DecisionTree,
             AlgorithmName::RandomForest => Algorithm::RandomForest,
             AlgorithmName::GradientBoosting => Algorithm::GradientBoosting,
+            AlgorithmName::IsolationForest => Algorithm::IsolationForest,
         }
     }
 }
@@ -70,7 +80,7 @@ pub fn run(args: TrainArgs) -> anyhow::Result<()> {
     }
     std::fs::write(&args.output, &bytes)
         .with_context(|| format!("cannot write {}", args.output.display()))?;
-    let card = &trained.artifact.card;
+    let card = trained.artifact.card.clone();
     println!(
         "model {} in {} ({} KiB)",
         artifact::short_hash(&bytes),
@@ -91,7 +101,46 @@ pub fn run(args: TrainArgs) -> anyhow::Result<()> {
             expert.features.len()
         );
     }
+    if let Some(folder) = &args.report {
+        report(folder, trained, &artifact::short_hash(&bytes))?;
+        println!("report in {}", folder.display());
+    }
     println!("not calibrated for any site: it shows, and logs nobody out by itself");
+    Ok(())
+}
+
+/// Writes what training says of what it held out.
+fn report(folder: &Path, trained: Trained, model: &str) -> anyhow::Result<()> {
+    let experts = trained.artifact.card.experts.iter().map(|expert| expert.name.clone());
+    let importances: BTreeMap<String, Vec<(String, f64)>> = experts.zip(trained.importances).collect();
+    let sections = sections_of_training(trained.held_out);
+    let mut page = Page {
+        title: format!("Training of model {model}"),
+        introduction: "How this recipe did on people and bot families it had not seen: forests grown without them, \
+                       calibrated and judged at a threshold that come from the other half of people and families. \
+                       The model itself then learnt from all."
+            .into(),
+        ..Page::default()
+    };
+    for section in &sections {
+        evaluate::bot::add_section(&mut page, section);
+    }
+    page.heading("What each feature's splits gained");
+    for (expert, shares) in importances.iter().filter(|(_, shares)| !shares.is_empty()) {
+        page.text(format!("{expert}:"));
+        let row = |(feature, share): &(String, f64)| vec![feature.clone(), format!("{:.1} %", 100.0 * share)];
+        page.table(&["feature", "share"], shares.iter().map(row).collect());
+    }
+    let report = serde_json::json!({
+        "task": "train", "model": model, "recipe": trained.artifact.card.recipe,
+        "sections": sections, "importances": importances,
+    });
+    evaluate::write_folder(folder, &report, &page)?;
+    for (i, section) in sections.iter().enumerate() {
+        evaluate::write(&folder.join(format!("roc-{}.svg", i + 1)), &plot::roc(&section.roc))?;
+        let calibration = plot::reliability(&section.reliability);
+        evaluate::write(&folder.join(format!("calibration-{}.svg", i + 1)), &calibration)?;
+    }
     Ok(())
 }
 

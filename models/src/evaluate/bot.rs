@@ -1,45 +1,96 @@
 //! The task "bot": how well a model does on people and bots it never learnt from.
 //!
 //! Recordings of people and families the model learnt from are judged by forests grown without them,
-//! by the model's own recipe; all others by the model itself. Thresholds are fixed before: a window is
-//! called a bot above even odds, a session at the model's threshold. Must not know: files, pages.
+//! by the model's own recipe, with calibration and threshold from the other half of people and families;
+//! all others by the model itself. Thresholds are fixed before: a window is called a bot above even
+//! odds, a session at its threshold. Must not know: files, pages.
 
 use super::{
-    EvaluateError, Figure, Judged, Names, auc, clopper_pearson, ece, eer, far, figure, frr, roc, share,
+    Confusion, EvaluateError, Figure, Judged, Names, Reliability, auc, clopper_pearson, ece, eer, far,
+    figure, frr, reliability, roc, share,
 };
 use crate::artifact::{Artifact, Span};
-use crate::dataset::{self, Recording};
-use crate::detector::{Detector, probability};
+use crate::dataset::{self, Recording, Watched};
+use crate::detector::{Detector, Modality, probability};
 use crate::sequential::cusum;
-use crate::train::{self, HeldOut, HeldOutWindow, Progress, SIMULATOR};
+use crate::session::Window;
+use crate::sim::recorder::record_anew;
+use crate::train::{self, Algorithm, HeldOut, HeldOutWindow, Progress, SIMULATOR};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything `gaitway evaluate --task bot` reports.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    pub model: String,
     pub task: &'static str,
+    pub model: String,
+    pub algorithm: Algorithm,
     pub seed: u64,
-    pub threshold_nats: f32,
+    pub thresholds: Thresholds,
+    /// What the metrics below were computed on.
+    pub n: Counts,
+    /// Over all recordings (no simulated ones), each judged without having been learnt from, unless a
+    /// warning says otherwise; by the span of the pointer's windows.
+    pub metrics: BTreeMap<&'static str, WindowMetrics>,
+    pub human_vs_replayed_human_auc: Option<Figure>,
+    pub sessions: SessionMetrics,
     pub sections: Vec<Section>,
-    pub recorder: Option<RecorderLeak>,
     /// People of each source as judged by the same recipe that learnt from all other sources only.
     pub shift: Vec<Shift>,
     /// What to keep in mind when reading the figures.
     pub warnings: Vec<String>,
 }
 
-/// One group of recordings and how it was judged.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Thresholds {
+    /// A window above this log-likelihood ratio is called a bot.
+    pub window_nats: f32,
+    /// A session whose evidence reaches this is called a bot, by the model itself. Sessions that were
+    /// held out are judged at the threshold that the other half of the people gave.
+    pub session_nats: f32,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Counts {
+    pub people: usize,
+    pub sessions_of_people: usize,
+    pub sessions_of_bots: usize,
+    pub bot_families: usize,
+}
+
+/// Recordings judged in one way.
 #[derive(Clone, Debug, Serialize)]
 pub struct Section {
     pub name: String,
     /// Windows whose pointer was judged by 10 s alone, by 30 s alone, and as the ledger gets them.
     pub windows: Vec<WindowMetrics>,
+    /// Can the model tell these people from the same people recorded anew by a simulated browser (other
+    /// display, mouse, zoom and clock)? .5 is no leak. Says how far the figures may be the recorder's.
+    pub human_vs_replayed_human_auc: Option<Figure>,
+    pub confusion_of_windows: Confusion,
+    pub confusion_of_sessions: Confusion,
     pub groups: Vec<Group>,
+    pub devices: Vec<Slice>,
+    pub modalities: Vec<Slice>,
     pub sessions: SessionMetrics,
     /// Points of the ROC curve of the ledger's windows: false alarms, detections.
     pub roc: Vec<(f64, f64)>,
+    pub reliability: Vec<Reliability>,
+}
+
+/// All sessions of one class of device, or of one kind of input.
+#[derive(Clone, Debug, Serialize)]
+pub struct Slice {
+    pub name: String,
+    pub sessions: usize,
+    /// Windows judged.
+    pub people: usize,
+    pub bots: usize,
+    pub auc: Figure,
+    pub far: Figure,
+    pub frr: Figure,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -78,6 +129,8 @@ pub struct Group {
     /// Windows until the threshold, median of the sessions that reached it; ten seconds of active
     /// input each, or eight clicks.
     pub windows_to_reach: Option<usize>,
+    /// Seconds from the first event until then, pauses included: median and the slowest tenth's least.
+    pub seconds_to_reach: Option<(f32, f32)>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -91,13 +144,6 @@ pub struct SessionMetrics {
     /// Sessions at the threshold in 1,000 active human hours, with Clopper–Pearson's interval on the
     /// share of sessions.
     pub false_logouts_per_1000_hours: Figure,
-}
-
-/// Can the model tell people from the same people recorded anew? .5 is no leak.
-#[derive(Clone, Debug, Serialize)]
-pub struct RecorderLeak {
-    pub human_vs_replayed_human_auc: Figure,
-    pub note: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -122,44 +168,89 @@ pub fn evaluate(
         Some(family) => card.families.contains(family),
         None => card.users.contains(&recording.user),
     };
-    let (known, unseen): (Vec<Recording>, Vec<Recording>) = recordings.iter().cloned().partition(learnt);
-    let mut sections = Vec::new();
-    let mut recorder = None;
-    let mut shift = Vec::new();
+    let (mut known, mut unseen): (Vec<Recording>, Vec<Recording>) =
+        recordings.iter().cloned().partition(learnt);
+    let mut warnings: Vec<String> = WARNINGS.map(String::from).to_vec();
+    if !known.is_empty() && !train::can_learn_from(&known) {
+        // Too few to hold any out: say so rather than judge bots by a model that has met no people.
+        warnings.insert(0, KNOWN_TOO_FEW.into());
+        unseen.append(&mut known);
+    }
+    let (mut sections, mut judgements, mut shift) = (Vec::new(), Vec::new(), Vec::new());
     if !known.is_empty() {
         let trained = train::train(&known, &card.recipe, progress)?;
-        let (anew, original): (Vec<HeldOut>, Vec<HeldOut>) =
-            trained.held_out.into_iter().partition(|session| session.anew);
-        let (simulated, real): (Vec<HeldOut>, Vec<HeldOut>) =
-            original.into_iter().partition(|session| session.source == SIMULATOR);
-        recorder = Some(recorder_leak(&real, &anew));
-        sections.push(section(
-            "Recordings, by forests that never saw the person or the bot family",
-            &real,
-            card.threshold.nats,
-        ));
-        sections.push(section("Simulated visitors, held out the same way", &simulated, card.threshold.nats));
+        let mut own = held_out_sections(trained.held_out, &mut judgements);
+        sections.append(&mut own);
         shift = leave_sources_out(&known, &card.recipe, progress)?;
     }
     if !unseen.is_empty() {
-        let judged = judge(&detector, &unseen);
-        sections.push(section(
-            "People, sources and families the model never learnt from, by the model itself",
-            &judged,
-            card.threshold.nats,
-        ));
+        let mut judged = judge(&detector, &unseen);
+        let mut rng = ChaCha8Rng::seed_from_u64(card.recipe.seed);
+        let people = unseen.iter().filter(|recording| recording.family.is_none()).cloned();
+        let anew = people.map(|person| Recording { events: record_anew(&person.events, &mut rng), ..person });
+        let anew = judge(&detector, &anew.collect::<Vec<_>>());
+        sections.push(section("Recordings judged by the model itself", &judged, &anew));
+        judgements.append(&mut judged);
+        judgements.extend(anew.into_iter().map(|session| HeldOut { anew: true, ..session }));
+    }
+    let (anew, all): (Vec<HeldOut>, Vec<HeldOut>) = judgements.into_iter().partition(|session| session.anew);
+    let whole = section("All recordings together", &all, &anew);
+    let (metrics, sessions) =
+        (whole.windows.iter().map(|m| (m.span, m.clone())).collect(), whole.sessions.clone());
+    let human_vs_replayed_human_auc = whole.human_vs_replayed_human_auc;
+    if !shift.is_empty() && !unseen.is_empty() {
+        sections.insert(0, whole);
     }
     Ok(Report {
-        model,
         task: "bot",
+        model,
+        algorithm: card.recipe.algorithm,
         seed: card.recipe.seed,
-        threshold_nats: card.threshold.nats,
+        thresholds: Thresholds { window_nats: 0.0, session_nats: card.threshold.nats },
+        n: counts(&all),
+        metrics,
+        human_vs_replayed_human_auc,
+        sessions,
         sections,
-        recorder,
         shift,
-        warnings: WARNINGS.map(String::from).to_vec(),
+        warnings,
     })
 }
+
+/// What training says of the sessions it held out, recordings and simulated visitors apart.
+pub fn sections_of_training(held_out: Vec<HeldOut>) -> Vec<Section> {
+    held_out_sections(held_out, &mut Vec::new())
+}
+
+/// Sections of what was held out; recordings, as they are and recorded anew, also go to `recorded`.
+fn held_out_sections(held_out: Vec<HeldOut>, recorded: &mut Vec<HeldOut>) -> Vec<Section> {
+    let (simulated, real): (Vec<HeldOut>, Vec<HeldOut>) =
+        held_out.into_iter().partition(|session| session.source == SIMULATOR);
+    let (anew, real): (Vec<HeldOut>, Vec<HeldOut>) = real.into_iter().partition(|session| session.anew);
+    let sections = vec![
+        section("Recordings, by forests that never saw the person or the bot family", &real, &anew),
+        section("Simulated visitors, held out the same way", &simulated, &[]),
+    ];
+    recorded.extend(real.into_iter().chain(anew));
+    sections
+}
+
+fn counts(sessions: &[HeldOut]) -> Counts {
+    let people = sessions.iter().filter(|session| session.family.is_none());
+    Counts {
+        people: people.clone().map(|session| &session.user).collect::<BTreeSet<_>>().len(),
+        sessions_of_people: people.clone().count(),
+        sessions_of_bots: sessions.len() - people.count(),
+        bot_families: sessions
+            .iter()
+            .filter_map(|session| session.family.as_ref())
+            .collect::<BTreeSet<_>>()
+            .len(),
+    }
+}
+
+const KNOWN_TOO_FEW: &str = "The model has learnt from some of these people or bot families, and there are too few \
+     of them here to grow forests without: all were judged by the model itself, so figures of what it knows flatter it.";
 
 const WARNINGS: [&str; 4] = [
     "People and bots here were recorded by different programs. Part of any difference may be the recorder; \
@@ -172,21 +263,26 @@ const WARNINGS: [&str; 4] = [
 ];
 
 /// Judges recordings by a finished model, window by window.
-fn judge(detector: &Detector, recordings: &[Recording]) -> Vec<HeldOut> {
-    let judged = dataset::join_short(recordings.to_vec()).into_iter().map(|recording| HeldOut {
-        windows: dataset::windows(&recording.events)
-            .iter()
-            .map(|window| HeldOutWindow {
-                short: detector.log_ratio_by(window, Some(Span::Short)),
-                long: window.long.as_ref().and_then(|_| detector.log_ratio_by(window, Some(Span::Long))),
-                fused: detector.window_log_ratio(window),
-            })
-            .collect(),
-        source: recording.source,
-        user: recording.user,
-        family: recording.family,
-        session: recording.session,
-        anew: false,
+pub(super) fn judge(detector: &Detector, recordings: &[Recording]) -> Vec<HeldOut> {
+    let judged = dataset::join_short(recordings.to_vec()).into_iter().map(|recording| {
+        let Watched { windows, seconds, modality } = dataset::watch(&recording.events);
+        let says = |(window, seconds): (&Window, f32)| HeldOutWindow {
+            short: detector.log_ratio_by(window, Some(Span::Short)),
+            long: window.long.as_ref().and_then(|_| detector.log_ratio_by(window, Some(Span::Long))),
+            fused: detector.window_log_ratio(window),
+            seconds,
+        };
+        HeldOut {
+            device: dataset::device(&recording.marks, &windows),
+            modality,
+            threshold: detector.threshold(),
+            windows: windows.iter().zip(seconds).map(says).collect(),
+            source: recording.source,
+            user: recording.user,
+            family: recording.family,
+            session: recording.session,
+            anew: false,
+        }
     });
     judged.collect()
 }
@@ -203,49 +299,78 @@ fn leave_sources_out(
         let is_left = |recording: &&Recording| recording.source == source;
         let rest: Vec<Recording> = recordings.iter().filter(|r| !is_left(r)).cloned().collect();
         let trained = train::train(&rest, recipe, progress)?;
-        let threshold = trained.artifact.card.threshold.nats;
         let detector = Detector::new(trained.artifact, String::new());
         let people = recordings.iter().filter(|r| is_left(r) && r.family.is_none()).cloned();
         let judged = judge(&detector, &people.collect::<Vec<_>>());
         let sessions: Vec<&HeldOut> = judged.iter().collect();
-        shifts.push(Shift { group: group(&sessions, threshold), source });
+        shifts.push(Shift { group: group(&sessions), source });
     }
     Ok(shifts)
 }
 
-fn recorder_leak(original: &[HeldOut], anew: &[HeldOut]) -> RecorderLeak {
+fn recorder_leak(original: &[HeldOut], anew: &[HeldOut]) -> Option<Figure> {
     let mut names = Names::default();
-    let mut people = |sessions: &[HeldOut], label: bool| -> Vec<Judged> {
+    let mut people = |sessions: &[HeldOut], positive: bool| -> Vec<Judged> {
         let people = sessions.iter().filter(|session| session.family.is_none());
         let scores = people.flat_map(|session| {
             let cluster = names.number(&session.user);
             let fused = session.windows.iter().filter_map(|window| window.fused);
-            fused.map(move |score| Judged { score, positive: label, cluster })
+            fused.map(move |score| Judged { score, positive, cluster })
         });
         scores.collect()
     };
     let mut rows = people(original, false);
     rows.extend(people(anew, true));
-    RecorderLeak {
-        human_vs_replayed_human_auc: figure(&rows, auc),
-        note: "held-out people against the same people's movements recorded anew by a simulated browser \
-               (other display, mouse, zoom and clock); .5 means the model cannot tell the recorder"
-            .into(),
-    }
+    rows.iter().any(|row| row.positive).then(|| figure(&rows, auc))
 }
 
-fn section(name: &str, sessions: &[HeldOut], threshold: f32) -> Section {
-    let pick = |span: fn(&HeldOutWindow) -> Option<f32>| -> Vec<Judged> {
-        let mut names = Names::default();
-        let rows = sessions.iter().flat_map(|session| {
-            let positive = session.family.is_some();
-            let cluster = names.number(if positive { &session.session } else { &session.user });
-            let scores = session.windows.iter().filter_map(span);
-            scores.map(move |score| Judged { score, positive, cluster })
-        });
-        rows.collect()
+/// The judged windows of some sessions.
+fn judged<'a>(
+    sessions: impl Iterator<Item = &'a HeldOut>,
+    span: fn(&HeldOutWindow) -> Option<f32>,
+) -> Vec<Judged> {
+    let mut names = Names::default();
+    let rows = sessions.flat_map(|session| {
+        let positive = session.family.is_some();
+        let cluster = names.number(if positive { &session.session } else { &session.user });
+        let scores = session.windows.iter().filter_map(span);
+        scores.map(move |score| Judged { score, positive, cluster })
+    });
+    rows.collect()
+}
+
+fn slices(sessions: &[HeldOut], name: impl Fn(&HeldOut) -> String) -> Vec<Slice> {
+    let mut slices: BTreeMap<String, Vec<&HeldOut>> = BTreeMap::new();
+    sessions.iter().for_each(|session| slices.entry(name(session)).or_default().push(session));
+    let slice = |(name, sessions): (String, Vec<&HeldOut>)| {
+        let rows = judged(sessions.iter().copied(), |window| window.fused);
+        let bots = rows.iter().filter(|row| row.positive).count();
+        Slice {
+            name,
+            sessions: sessions.len(),
+            people: rows.len() - bots,
+            bots,
+            auc: figure(&rows, auc),
+            far: figure(&rows, far),
+            frr: figure(&rows, frr),
+        }
     };
-    let fused = pick(|window| window.fused);
+    slices.into_iter().map(slice).collect()
+}
+
+fn modality_name(session: &HeldOut) -> String {
+    let name = match session.modality {
+        Modality::None => "none",
+        Modality::Mouse => "mouse",
+        Modality::Touch => "touch",
+        Modality::Keyboard => "keyboard",
+        Modality::Mixed => "mixed",
+    };
+    name.into()
+}
+
+fn section(name: &str, sessions: &[HeldOut], anew: &[HeldOut]) -> Section {
+    let fused = judged(sessions.iter(), |window| window.fused);
     let mut groups: BTreeMap<(bool, &str, Option<&str>), Vec<&HeldOut>> = BTreeMap::new();
     for session in sessions {
         let key = (session.family.is_some(), session.source.as_str(), session.family.as_deref());
@@ -254,13 +379,21 @@ fn section(name: &str, sessions: &[HeldOut], threshold: f32) -> Section {
     Section {
         name: name.into(),
         windows: vec![
-            metrics("10 s", &pick(|window| window.short)),
-            metrics("30 s", &pick(|window| window.long)),
+            metrics("10 s", &judged(sessions.iter(), |window| window.short)),
+            metrics("30 s", &judged(sessions.iter(), |window| window.long)),
             metrics("as judged live", &fused),
         ],
-        groups: groups.values().map(|sessions| group(sessions, threshold)).collect(),
-        sessions: session_metrics(sessions, threshold),
+        human_vs_replayed_human_auc: recorder_leak(sessions, anew),
+        confusion_of_windows: Confusion::count(fused.iter().map(|row| (row.positive, row.score > 0.0))),
+        confusion_of_sessions: Confusion::count(
+            sessions.iter().map(|session| (session.family.is_some(), reach(session).is_some())),
+        ),
+        groups: groups.values().map(|sessions| group(sessions)).collect(),
+        devices: slices(sessions, |session| session.device.clone()),
+        modalities: slices(sessions, modality_name),
+        sessions: session_metrics(sessions),
         roc: roc(&fused),
+        reliability: reliability(&fused),
     }
 }
 
@@ -297,7 +430,7 @@ fn metrics(span: &'static str, rows: &[Judged]) -> WindowMetrics {
     }
 }
 
-fn group(sessions: &[&HeldOut], threshold: f32) -> Group {
+fn group(sessions: &[&HeldOut]) -> Group {
     let mut names = Names::default();
     let rows = sessions.iter().flat_map(|session| {
         let cluster = names.number(if session.family.is_some() { &session.session } else { &session.user });
@@ -305,8 +438,11 @@ fn group(sessions: &[&HeldOut], threshold: f32) -> Group {
         scores.map(move |score| Judged { score, positive: true, cluster })
     });
     let rows: Vec<Judged> = rows.collect();
-    let mut delays: Vec<usize> = sessions.iter().filter_map(|session| reach(session, threshold)).collect();
+    let mut delays: Vec<usize> = sessions.iter().filter_map(|session| reach(session)).collect();
     delays.sort_unstable();
+    let at = |session: &&HeldOut| Some(session.windows.get(reach(session)? - 1)?.seconds);
+    let mut seconds: Vec<f32> = sessions.iter().filter_map(at).collect();
+    seconds.sort_by(f32::total_cmp);
     Group {
         source: sessions.first().map(|session| session.source.clone()).unwrap_or_default(),
         family: sessions.first().and_then(|session| session.family.clone()),
@@ -316,23 +452,27 @@ fn group(sessions: &[&HeldOut], threshold: f32) -> Group {
         called_bot: figure(&rows, |rows| share(rows, |_| true, |row| row.score > 0.0)),
         reached: delays.len(),
         windows_to_reach: delays.get(delays.len() / 2).copied(),
+        seconds_to_reach: seconds
+            .get(seconds.len() / 2)
+            .zip(seconds.get(seconds.len() * 9 / 10))
+            .map(|(&half, &most)| (half, most)),
     }
 }
 
-/// After how many windows a session's evidence reaches the threshold.
-fn reach(session: &HeldOut, threshold: f32) -> Option<usize> {
+/// After how many windows a session's evidence reaches its threshold.
+pub(super) fn reach(session: &HeldOut) -> Option<usize> {
     let mut evidence = 0.0;
     let reaches = |window: &HeldOutWindow| {
         evidence = window.fused.map_or(evidence, |log_ratio| cusum(evidence, log_ratio));
-        evidence >= threshold
+        evidence >= session.threshold
     };
     session.windows.iter().position(reaches).map(|at| at + 1)
 }
 
-fn session_metrics(sessions: &[HeldOut], threshold: f32) -> SessionMetrics {
+fn session_metrics(sessions: &[HeldOut]) -> SessionMetrics {
     let count = |bot: bool| {
         let of_kind = sessions.iter().filter(|session| session.family.is_some() == bot);
-        let reached = of_kind.clone().filter(|session| reach(session, threshold).is_some()).count();
+        let reached = of_kind.clone().filter(|session| reach(session).is_some()).count();
         (of_kind.count(), reached)
     };
     let ((people, people_reached), (bots, bots_reached)) = (count(false), count(true));

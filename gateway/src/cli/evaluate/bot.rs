@@ -2,10 +2,10 @@
 //!
 //! Must not know: how figures are measured, how a page becomes HTML.
 
-use super::super::{dataset, train::show_progress};
+use super::super::{dataset, plot, train::show_progress};
 use super::{EvaluateArgs, Page, figure, read_model, write_report};
-use gaitway_models::evaluate::Figure;
-use gaitway_models::evaluate::bot::{Group, Report, Section, WindowMetrics, evaluate};
+use gaitway_models::evaluate::bot::{Group, Report, Section, Slice, WindowMetrics, evaluate};
+use gaitway_models::evaluate::{Confusion, Figure};
 
 pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
     let model = read_model(args)?;
@@ -15,39 +15,26 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
 }
 
 fn page(report: &Report) -> Page {
+    let n = &report.n;
     let mut page = Page {
         title: format!("Model {}, task {}", report.model, report.task),
         introduction: format!(
-            "Written by `gaitway evaluate`; seed {}. Figures with 95 % intervals. A window is called a bot above \
-             even odds, a session at {:.2} nats: a floor in the code, which these people's own sessions could have \
-             raised and the calibration has seen; only people the model never learnt from are independent.",
-            report.seed, report.threshold_nats
+            "Written by `gaitway evaluate`; {:?}, seed {}. {} people in {} sessions, {} bot families in {}. Figures \
+             with 95 % intervals. A window is called a bot above even odds, a session at {:.2} nats by the model \
+             itself. Where a model had learnt from these people or families, it was grown again without them, and \
+             calibration and threshold come from the other half of the people and families.",
+            report.algorithm,
+            report.seed,
+            n.people,
+            n.sessions_of_people,
+            n.bot_families,
+            n.sessions_of_bots,
+            report.thresholds.session_nats
         ),
         warnings: report.warnings.clone(),
         ..Page::default()
     };
-    for section in &report.sections {
-        page.heading(&section.name);
-        page.svg(roc(section));
-        let sessions = &section.sessions;
-        let logouts = &sessions.false_logouts_per_1000_hours;
-        page.text(format!(
-            "Sessions at the threshold of {:.2} nats: {} of {} people ({:.1} h of active input), {} of {} bots.",
-            report.threshold_nats,
-            sessions.people_reached,
-            sessions.people,
-            sessions.people_hours,
-            sessions.bots_reached,
-            sessions.bots
-        ));
-        page.text(format!(
-            "False alarms in 1,000 active human hours: {:.1} (95 %: {:.1} to {:.1}).",
-            logouts.value, logouts.low, logouts.high
-        ));
-        let spans = section.windows.iter().map(|metrics| metrics.span);
-        page.table(&std::iter::once("windows").chain(spans).collect::<Vec<_>>(), window_rows(section));
-        page.table(&GROUP_HEAD, section.groups.iter().map(group_row).collect());
-    }
+    report.sections.iter().for_each(|section| add_section(&mut page, section));
     if !report.shift.is_empty() {
         page.heading("People of a source never learnt from");
         page.text(
@@ -56,12 +43,62 @@ fn page(report: &Report) -> Page {
         );
         page.table(&GROUP_HEAD, report.shift.iter().map(|shift| group_row(&shift.group)).collect());
     }
-    if let Some(recorder) = &report.recorder {
-        page.heading("Recorder leak");
-        let rows = vec![vec![figure(&recorder.human_vs_replayed_human_auc), recorder.note.clone()]];
-        page.table(&["human-vs-replayed-human AUC", "what it is"], rows);
-    }
     page
+}
+
+/// One way of judging: plots, sessions, windows, whom it called what, by family, device and input.
+pub(in super::super) fn add_section(page: &mut Page, section: &Section) {
+    page.heading(&section.name);
+    page.svg(plot::roc(&section.roc) + &plot::reliability(&section.reliability));
+    let sessions = &section.sessions;
+    let logouts = &sessions.false_logouts_per_1000_hours;
+    page.text(format!(
+        "Sessions that reached their threshold: {} of {} people ({:.1} h of active input), {} of {} bots. False \
+         logouts in 1,000 active human hours, were the threshold enforced: {:.1} (Clopper–Pearson, 95 %: {:.1} to {:.1}).",
+        sessions.people_reached,
+        sessions.people,
+        sessions.people_hours,
+        sessions.bots_reached,
+        sessions.bots,
+        logouts.value,
+        logouts.low,
+        logouts.high
+    ));
+    let spans = section.windows.iter().map(|metrics| metrics.span);
+    page.table(&std::iter::once("windows").chain(spans).collect::<Vec<_>>(), window_rows(section));
+    if let Some(leak) = &section.human_vs_replayed_human_auc {
+        page.text(format!(
+            "Human-vs-replayed-human AUC, the same people recorded anew by a simulated browser: {}; .5 means that \
+             the recorder cannot be told. Hold the human-vs-bot AUC against it.",
+            figure(leak)
+        ));
+    }
+    let windows = confusion_rows("windows", &section.confusion_of_windows);
+    let whole = confusion_rows("sessions", &section.confusion_of_sessions);
+    page.table(&["who", "called people", "called bots"], windows.into_iter().chain(whole).collect());
+    page.table(&GROUP_HEAD, section.groups.iter().map(group_row).collect());
+    page.table(&slice_head("device"), section.devices.iter().map(slice_row).collect());
+    page.table(&slice_head("input"), section.modalities.iter().map(slice_row).collect());
+}
+
+fn confusion_rows(what: &str, counts: &Confusion) -> [Vec<String>; 2] {
+    let row = |who: &str, people: usize, bots: usize| {
+        vec![format!("{what} of {who}"), people.to_string(), bots.to_string()]
+    };
+    [
+        row("people", counts.people_called_people, counts.people_called_bots),
+        row("bots", counts.bots_called_people, counts.bots_called_bots),
+    ]
+}
+
+fn slice_head(what: &'static str) -> [&'static str; 7] {
+    [what, "sessions", "windows of people", "windows of bots", "AUC", "FAR", "FRR"]
+}
+
+fn slice_row(slice: &Slice) -> Vec<String> {
+    let counts = [slice.sessions, slice.people, slice.bots].map(|count| count.to_string());
+    let figures = [&slice.auc, &slice.far, &slice.frr].map(figure);
+    std::iter::once(slice.name.clone()).chain(counts).chain(figures).collect()
 }
 
 /// Which windows, and a row for each figure.
@@ -101,10 +138,11 @@ fn group_row(group: &Group) -> Vec<String> {
         figure(&group.called_bot),
         group.reached.to_string(),
         group.windows_to_reach.map_or("–".into(), |windows| windows.to_string()),
+        group.seconds_to_reach.map_or("–".into(), |(half, most)| format!("{half:.0}; {most:.0}")),
     ]
 }
 
-const GROUP_HEAD: [&str; 7] = [
+const GROUP_HEAD: [&str; 8] = [
     "source",
     "who",
     "sessions",
@@ -112,19 +150,8 @@ const GROUP_HEAD: [&str; 7] = [
     "called bot",
     "reached the threshold",
     "windows until then",
+    "seconds until then: half of them; nine in ten",
 ];
-
-/// The ROC curve: false alarms to the right, detections up.
-fn roc(section: &Section) -> String {
-    let point = |&(x, y): &(f64, f64)| format!("{:.2},{:.2}", 100.0 * x, 100.0 * (1.0 - y));
-    let points: Vec<String> =
-        section.roc.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).map(point).collect();
-    format!(
-        "<svg class=plot viewBox='-4 -4 108 108' role=img aria-label='ROC curve'><path d='M0 100L100 0' stroke='var(--faint)' \
-         stroke-dasharray='2' fill='none'/><polyline points='{}' fill='none' stroke='var(--mark)' stroke-width='1.2'/></svg>",
-        points.join(" ")
-    )
-}
 
 #[cfg(test)]
 mod tests {
@@ -176,8 +203,14 @@ mod tests {
             seed: 3,
             trees: 8,
             simulated: 10,
+            report: Some(folder.path().join("training")),
         })
         .unwrap();
+        let training = std::fs::read_to_string(folder.path().join("training/report.json")).unwrap();
+        let training: serde_json::Value = serde_json::from_str(&training).unwrap();
+        let shares = training["importances"]["pointer, 10 s"].as_array().unwrap();
+        assert!((shares.iter().map(|share| share[1].as_f64().unwrap()).sum::<f64>() - 1.0).abs() < 1e-6);
+        assert!(folder.path().join("training/roc-1.svg").exists());
         let (report, card) = (folder.path().join("report"), folder.path().join("own.card.md"));
         let args = EvaluateArgs {
             model,
@@ -194,9 +227,12 @@ mod tests {
         let first = &json["sections"][0];
         assert_eq!((&first["sessions"]["people"], &first["sessions"]["bots"]), (&6.into(), &6.into()));
         assert!(first["windows"][0]["auc"]["value"].as_f64().unwrap() > 0.9);
-        assert!(json["recorder"]["human_vs_replayed_human_auc"]["value"].is_number());
+        assert!(json["human_vs_replayed_human_auc"]["value"].is_number());
+        assert!(json["metrics"]["10 s"]["accuracy"]["low"].is_number());
+        assert_eq!(json["thresholds"]["window_nats"], 0.0);
+        assert_eq!(json["n"]["bot_families"], 3);
         let html = std::fs::read_to_string(report.join("report.html")).unwrap();
-        assert!(html.contains("<polyline") && html.contains("jittered-linear"));
+        assert!(html.contains("<polyline") && html.contains("<circle") && html.contains("jittered-linear"));
         assert!(std::fs::read_to_string(card).unwrap().contains("| here | jittered-linear |"));
     }
 }
