@@ -9,7 +9,9 @@ mod listener;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use api::{Acted, Incidents, RefusedView, SessionCounts, SessionDetail, SessionView, Sessions, Status};
+pub use api::{
+    Acted, Explained, Incidents, RefusedView, SessionCounts, SessionDetail, SessionView, Sessions, Status,
+};
 pub use door::{OPERATOR_HEADER, PASSWORD_FILE, PasswordError, password_file, read_password};
 
 use crate::clock;
@@ -31,9 +33,10 @@ use gaitway_policies::engine::{Action, Mode};
 use gaitway_policies::policy::Rule;
 use gaitway_policies::{PolicySet, SessionId};
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::future::IntoFuture;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Bodies are a name, a password or a sentence.
@@ -52,6 +55,8 @@ pub struct OpsState {
     /// How long an operator's action on a session that is no longer live holds at least.
     action_life: Duration,
     started: Timestamp,
+    /// The last day, minute by minute; of this process alone.
+    history: Mutex<VecDeque<api::Moment>>,
     door: Door,
     /// `/metrics` without a login.
     metrics_public: bool,
@@ -133,6 +138,7 @@ impl OpsState {
             in_force: ArcSwap::from_pointee(in_force),
             action_life: Duration::from_secs(config.revocation.default_ttl_seconds),
             started: clock::now(),
+            history: Mutex::new(VecDeque::with_capacity(api::MOMENTS_MAX)),
             door: Door::new(password),
             metrics_public: config.ops.metrics_public,
             ops_url: config.alerts.ops_url.clone(),
@@ -218,6 +224,8 @@ fn router(state: Arc<OpsState>) -> Router {
         .route("/status", get(api::status))
         .route("/sessions", get(api::sessions))
         .route("/sessions/{id}", get(api::session))
+        .route("/sessions/{id}/explain", get(api::explain))
+        .route("/history", get(api::history))
         .route("/sessions/{id}/revoke", post(api::revoke))
         .route("/sessions/{id}/pardon", post(api::pardon))
         .route("/incidents", get(api::incidents))

@@ -9,8 +9,10 @@ use crate::recorder::{Recorder, Tap};
 use crate::standing::Standings;
 use gaitway_models::Detector;
 use gaitway_models::replay::{MEMORY_SHINGLES, Memory, SharedMemory};
-use gaitway_policies::engine::{EngineLimits, OperatorAction, SessionSummary};
-use gaitway_policies::{Effect, Engine, Input, PolicySet, SessionId, SharedBudget};
+use gaitway_policies::budget::Cap;
+use gaitway_policies::engine::{Action, EngineLimits, Mode, OperatorAction, SessionSummary};
+use gaitway_policies::facts::Facts;
+use gaitway_policies::{Effect, Engine, Incident, Input, PolicySet, SessionId, SharedBudget};
 use metrics::{counter, gauge};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +60,7 @@ enum Message {
     Operator { input: Input, reply: oneshot::Sender<Option<String>> },
     Sessions { limit: usize, reply: oneshot::Sender<Vec<SessionSummary>> },
     Session { id: SessionId, reply: oneshot::Sender<Option<Box<SessionSummary>>> },
+    Facts { id: SessionId, reply: oneshot::Sender<Option<Box<(Arc<PolicySet>, Facts)>>> },
     Reload(Arc<PolicySet>),
 }
 
@@ -124,6 +127,13 @@ impl Shards {
         let (reply, answer) = oneshot::channel();
         self.shard(&id).send(Message::Session { id, reply }).await.ok()?;
         answer.await.ok()?.map(|summary| *summary)
+    }
+
+    /// What the rules see of a session, and the policies in force there.
+    pub async fn facts(&self, id: SessionId) -> Option<Box<(Arc<PolicySet>, Facts)>> {
+        let (reply, answer) = oneshot::channel();
+        self.shard(&id).send(Message::Facts { id, reply }).await.ok()?;
+        answer.await.ok()?
     }
 
     /// An operator revokes or pardons; returns the incident's id once it is on its way to the outbox.
@@ -212,6 +222,11 @@ impl Shard {
             Message::Session { id, reply } => {
                 let _ = reply.send(self.engine.session(&id).map(Box::new));
             }
+            Message::Facts { id, reply } => {
+                let facts = self.engine.facts(&id).cloned();
+                let policies = self.engine.policies().clone();
+                let _ = reply.send(facts.map(|facts| Box::new((policies, facts))));
+            }
             Message::Reload(policies) => self.engine.reload(policies),
         }
     }
@@ -241,7 +256,7 @@ impl Shard {
                         tap.closed(session);
                     }
                 }
-                Effect::BudgetTripped { cap, allowed, account, rule, policy_version, .. } => {
+                Effect::BudgetTripped { at, cap, allowed, session, account, rule, policy_version } => {
                     counter!("gaitway_budget_trips_total").increment(1);
                     gauge!("gaitway_budget_tripped").set(if account.is_none() { 1.0 } else { 0.0 });
                     error!(
@@ -252,6 +267,24 @@ impl Shard {
                         policy.version = policy_version,
                         "the logout budget is used up: what exceeds it only shadows until an operator resets it"
                     );
+                    let (identity, facts) = (self.engine.identity(&session), self.engine.facts(&session));
+                    if let (Some(identity), Some(facts)) = (identity, facts) {
+                        let incident = Incident {
+                            id: new_incident_id("BT"),
+                            at,
+                            identity: identity.clone(),
+                            rule,
+                            action: Action::BudgetTrip,
+                            mode: if account.is_none() { Mode::Enforce } else { Mode::Shadow },
+                            by: "policy".into(),
+                            reason: trip_reason(cap, allowed),
+                            policy_version,
+                            facts: facts.clone(),
+                            until: at,
+                        };
+                        // Told as every decision is: recorded first, then to all sinks, again until it is.
+                        self.outbox.submit(incident).await;
+                    }
                 }
                 Effect::BudgetReset { by, .. } => {
                     gauge!("gaitway_budget_tripped").set(0.0);
@@ -261,4 +294,30 @@ impl Shard {
         }
         incident_id
     }
+}
+
+/// Which cap was reached, and what follows, for whoever is told.
+fn trip_reason(cap: Cap, allowed: u32) -> String {
+    let off = "Every rule only shadows until an operator lets rules enforce again.";
+    match cap {
+        Cap::PerMinute => format!(
+            "Rules asked for more than {allowed} logouts within a minute (budget: logouts_per_minute_max). {off}"
+        ),
+        Cap::ShareOfSessions => format!(
+            "Rules asked for more than {allowed} logouts within an hour, the largest share of live sessions \
+             that the budget allows (budget: logouts_share_max). {off}"
+        ),
+        Cap::PerUserPerDay => format!(
+            "Rules asked for more than {allowed} logouts of one account within a day (budget: \
+             logouts_per_user_per_day_max). This account is spared, others are not."
+        ),
+    }
+}
+
+/// For incidents that no engine numbers. Ten letters and digits that nobody confuses: 2^50 numbers, far
+/// more than there will be incidents.
+pub fn new_incident_id(prefix: &str) -> String {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
+    let letter = |byte: &u8| char::from(LETTERS[usize::from(byte % 32)]);
+    format!("{prefix}-{}", rand::random::<[u8; 10]>().iter().map(letter).collect::<String>())
 }

@@ -136,6 +136,8 @@ pub enum Effect {
         cap: Cap,
         /// What the cap allowed.
         allowed: u32,
+        /// Whose logout would have been one too many.
+        session: SessionId,
         /// The one account that is spared from now on; `None`: everything is in shadow until reset by hand.
         account: Option<SubjectId>,
         /// The rule that asked for one logout too many.
@@ -181,6 +183,8 @@ pub enum Action {
     LogoutEverywhere,
     Deny,
     Pardon,
+    /// A cap of the budget was reached; done to nobody, told to operators.
+    BudgetTrip,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -785,6 +789,7 @@ impl Engine {
                         at: now,
                         cap,
                         allowed,
+                        session,
                         account,
                         rule: rule.name.to_string(),
                         policy_version: self.policies.version().to_owned(),

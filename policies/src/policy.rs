@@ -615,7 +615,7 @@ fn read_measure<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Meas
         Action::Logout => Some(Measure::Logout),
         Action::LogoutEverywhere => Some(Measure::LogoutEverywhere),
         Action::Deny => Some(Measure::Deny),
-        Action::Pardon => None,
+        Action::Pardon | Action::BudgetTrip => None,
     }
 }
 

@@ -35,9 +35,9 @@ impl Letter {
             let _ = writeln!(html, "<li>{}</li>", escape(&line));
         }
         html.push_str("</ul>\n");
-        if let Some(undo) = undo(incident) {
-            let _ = write!(text, "\n{undo}\n    {}\n", pardon_command(incident));
-            let _ = writeln!(html, "<p>{undo}<br><code>{}</code></p>", pardon_command(incident));
+        if let Some((undo, command)) = undo(incident) {
+            let _ = write!(text, "\n{undo}\n    {command}\n");
+            let _ = writeln!(html, "<p>{undo}<br><code>{command}</code></p>");
         }
         if let Some(link) = ops_url.map(|url| session_link(url, incident)) {
             let _ = write!(text, "\n{link}\n");
@@ -94,6 +94,12 @@ const REASONS_MAX: usize = 5;
 
 /// One short line that can be read alone.
 pub fn headline(incident: &Incident) -> String {
+    if incident.action == Action::BudgetTrip {
+        let what =
+            if incident.mode == Mode::Enforce { "ENFORCEMENT IS OFF" } else { "one account is spared" };
+        let rule = plain(&incident.rule, 60);
+        return line(&format!("{what}: the logout budget is used up (rule {rule})"), SUBJECT_CHARS_MAX);
+    }
     let shadow = if incident.mode == Mode::Shadow { "shadow: " } else { "" };
     line(
         &format!(
@@ -109,6 +115,13 @@ pub fn headline(incident: &Incident) -> String {
 
 /// What happened, for somebody who never heard of Gaitway.
 fn sentence(incident: &Incident) -> String {
+    if incident.action == Action::BudgetTrip {
+        return match incident.mode {
+            Mode::Enforce => "The budget of logouts is used up: from now on nothing is enforced.",
+            Mode::Shadow => "One account's budget of logouts is used up: rules no longer log it out.",
+        }
+        .into();
+    }
     let (done, would) = match incident.action {
         Action::Logout => ("was logged out", "would have been logged out"),
         Action::LogoutEverywhere => {
@@ -119,7 +132,7 @@ fn sentence(incident: &Incident) -> String {
         Action::Challenge | Action::StepUp => ("was asked for a proof", "would have been asked for a proof"),
         Action::Throttle => ("was slowed down", "would have been slowed down"),
         Action::Tag => ("was marked for the app", "would have been marked for the app"),
-        Action::Allow | Action::Log => ("was noticed", "would have been noticed"),
+        Action::Allow | Action::Log | Action::BudgetTrip => ("was noticed", "would have been noticed"),
     };
     match incident.mode {
         Mode::Enforce => format!("A session {done}."),
@@ -166,7 +179,7 @@ fn facts(incident: &Incident) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn reason_line(reason: &Reason) -> String {
+pub fn reason_line(reason: &Reason) -> String {
     format!(
         "{} ({}: {} {unit}; usual for people: {} to {} {unit})",
         plain(&reason.text, 200),
@@ -178,16 +191,19 @@ fn reason_line(reason: &Reason) -> String {
     )
 }
 
-/// Nothing is left to undo after a pardon, nor in shadow mode.
-fn undo(incident: &Incident) -> Option<&'static str> {
+/// What to do about it, and the command. Nothing is left to undo after a pardon, nor in shadow mode.
+fn undo(incident: &Incident) -> Option<(&'static str, String)> {
     match (incident.action, incident.mode) {
         (Action::Pardon, _) | (_, Mode::Shadow) => None,
-        _ => Some("If this was a person, let the session in again with"),
+        (Action::BudgetTrip, Mode::Enforce) => Some((
+            "Look at the incidents before this one. Rules enforce again only by hand, with",
+            "gaitway policy reset-budget --why TEXT".into(),
+        )),
+        _ => Some((
+            "If this was a person, let the session in again with",
+            format!("gaitway session pardon {}", incident.identity.session),
+        )),
     }
-}
-
-fn pardon_command(incident: &Incident) -> String {
-    format!("gaitway session pardon {}", incident.identity.session)
 }
 
 fn session_link(ops_url: &str, incident: &Incident) -> String {
@@ -206,6 +222,7 @@ pub fn action_name(action: Action) -> &'static str {
         Action::LogoutEverywhere => "logout-everywhere",
         Action::Deny => "deny",
         Action::Pardon => "pardon",
+        Action::BudgetTrip => "budget-trip",
     }
 }
 

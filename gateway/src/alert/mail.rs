@@ -183,8 +183,14 @@ impl AlertSink for MailSink {
 
     /// What takes a login away. The rest is on the ops page and in the log: too much mail goes unread.
     fn wants(&self, incident: &Incident) -> bool {
-        matches!(incident.action, Action::Logout | Action::LogoutEverywhere | Action::Deny)
-            && (self.shadow || incident.mode == Mode::Enforce)
+        match incident.action {
+            // Nothing is enforced any more, or somebody is spared: always worth a mail.
+            Action::BudgetTrip => true,
+            Action::Logout | Action::LogoutEverywhere | Action::Deny => {
+                self.shadow || incident.mode == Mode::Enforce
+            }
+            _ => false,
+        }
     }
 
     async fn deliver(&self, incident: &Incident) -> Result<(), AlertError> {

@@ -2,6 +2,7 @@
 //!
 //! Everything decided here is decided in the policies room; this file reads files and prints.
 
+use super::session::{self, Act, Reach};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use gaitway_policies::PolicySet;
@@ -42,18 +43,29 @@ enum PolicyCommand {
         #[arg(long, value_name = "FILE")]
         cases: Vec<PathBuf>,
     },
-    /// Say what a policy decides over some facts, rule by rule
+    /// Say what a policy decides over some facts, or what the running gateway says of a session
     Explain {
-        policy: PathBuf,
+        /// A policy file; or a live session (s_…), whose facts and policy the gateway tells
+        #[arg(value_name = "POLICY|SESSION")]
+        of: PathBuf,
         /// Facts by name, such as '{bot.evidence: 9, user.groups: [staff]}'
         #[arg(long, value_name = "YAML", conflicts_with = "sessions")]
         given: Option<String>,
-        /// A recording; the facts are those of a session's last line
+        /// A recording, or a folder of them; the facts are those of a session's last line
         #[arg(long, value_name = "PATH")]
         sessions: Option<PathBuf>,
         /// Which session of the recording, if it has several
         #[arg(long, value_name = "ID", requires = "sessions")]
         id: Option<SessionId>,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Let rules enforce again after the budget of logouts was used up
+    ResetBudget {
+        #[command(flatten)]
+        act: Act,
+        #[command(flatten)]
+        reach: Reach,
     },
     /// Tell how a policy differs from another, rule by rule
     Diff { old: PathBuf, new: PathBuf },
@@ -97,9 +109,13 @@ pub fn run(args: PolicyArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         PolicyCommand::Check { files } => check(&files),
         PolicyCommand::Test { policy, cases } => test(&policy, cases),
-        PolicyCommand::Explain { policy, given, sessions, id } => {
-            explain(&policy, given.as_deref(), sessions.as_deref(), id)
+        PolicyCommand::Explain { of, given, sessions, id, reach } => {
+            match of.to_str().filter(|text| text.parse::<SessionId>().is_ok()) {
+                Some(live) => session::explain(live, &reach),
+                None => explain(&of, given.as_deref(), sessions.as_deref(), id),
+            }
         }
+        PolicyCommand::ResetBudget { act, reach } => session::reset_budget(&act, &reach),
         PolicyCommand::Diff { old, new } => diff(&old, &new),
         PolicyCommand::Fmt { files, check } => fmt(&files, check),
         PolicyCommand::Backtest { policy, sessions, against, format, output } => {
@@ -221,7 +237,7 @@ fn given_facts(yaml: &str) -> Result<Facts, Vec<Mistake>> {
 
 fn recorded_facts(path: &Path, id: Option<SessionId>) -> anyhow::Result<Facts> {
     let mut recording = Recording::new();
-    for_each_line(&[path.to_owned()], |line| {
+    for_each_line(&recordings(&[path.to_owned()])?, |line| {
         recording.read(line)?;
         Ok(())
     })?;

@@ -3,7 +3,7 @@
 //! Must not know: how sessions are judged. What the gateway answers is written for people as a table
 //! and for programs, with `--json`, as it came.
 
-use crate::ops::{self, Acted, SessionDetail, SessionView, Sessions};
+use crate::ops::{self, Acted, Explained, SessionDetail, SessionView, Sessions};
 use crate::store::{IncidentRow, StepState};
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -105,8 +105,12 @@ impl CallError {
 }
 
 pub(crate) fn run(command: SessionCommand) -> anyhow::Result<ExitCode> {
+    answer(carry_out(command))
+}
+
+fn answer(call: impl Future<Output = anyhow::Result<String>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(carry_out(command)) {
+    match runtime.block_on(call) {
         Ok(text) => {
             super::print(&text);
             Ok(ExitCode::SUCCESS)
@@ -119,6 +123,24 @@ pub(crate) fn run(command: SessionCommand) -> anyhow::Result<ExitCode> {
             None => Err(error),
         },
     }
+}
+
+/// What the rules say of a live session, as `gaitway policy explain` prints it.
+pub(crate) fn explain(id: &str, reach: &Reach) -> anyhow::Result<ExitCode> {
+    answer(async {
+        let gateway = Gateway::new(reach, None)?;
+        let answer = gateway.get(&["sessions", id, "explain"], &[]).await?;
+        reach.print(answer, |explained: Explained| explained.text())
+    })
+}
+
+/// Lets rules enforce again after the budget tripped.
+pub(crate) fn reset_budget(act: &Act, reach: &Reach) -> anyhow::Result<ExitCode> {
+    answer(async {
+        let gateway = Gateway::new(reach, act.by.as_deref())?;
+        gateway.post(&["budget", "reset"], &act.why).await?;
+        Ok("rules enforce again\n".to_owned())
+    })
 }
 
 async fn carry_out(command: SessionCommand) -> anyhow::Result<String> {
@@ -429,6 +451,7 @@ fn action(action: Action, mode: Mode) -> &'static str {
         Action::LogoutEverywhere => ("logged out everywhere", "would log out everywhere"),
         Action::Deny => ("refused", "would refuse"),
         Action::Pardon => ("pardoned", "would pardon"),
+        Action::BudgetTrip => ("switched enforcement off", "spared the account"),
     };
     if mode == Mode::Shadow { would } else { did }
 }

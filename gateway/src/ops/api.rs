@@ -5,9 +5,10 @@
 
 use super::door::{Actor, Operator};
 use super::{InForce, OpsState};
+use crate::alert::letter;
 use crate::clock;
 use crate::revocation::{BoardHealth, Refusal as BoardRefusal};
-use crate::shards::ShardError;
+use crate::shards::{ShardError, new_incident_id};
 use crate::store::{AuditRecord, IncidentFilter, IncidentRow, Step, StepState, StoreError};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -16,11 +17,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use gaitway_models::{TelemetryState, Timestamp};
 use gaitway_policies::budget::{Cap, SharedBudget};
+use gaitway_policies::case::Said;
 use gaitway_policies::engine::{Action, Mode, OperatorAction, SessionSummary};
 use gaitway_policies::{Incident, SessionId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Sessions of one answer unless asked for otherwise, and at most.
@@ -29,6 +31,10 @@ const SESSIONS_MAX: usize = 2_000;
 /// Incidents or audit records of one answer unless asked for otherwise, and at most.
 const ROWS_DEFAULT: u32 = 200;
 const ROWS_MAX: u32 = 1_000;
+/// The charts' time, and how often a moment of it is kept: a day of minutes.
+const HISTORY_MS: u64 = 24 * 3_600_000;
+const MOMENT_EVERY: Duration = Duration::from_secs(60);
+pub const MOMENTS_MAX: usize = 24 * 60;
 /// An operator's reason, in characters.
 const WHY_CHARS_MAX: usize = 500;
 /// Numbers of incidents are short; anything longer is none.
@@ -183,6 +189,80 @@ pub struct SessionDetail {
     pub incidents: Vec<IncidentRow>,
 }
 
+/// What the rules say of a live session, rule by rule.
+#[derive(Serialize, Deserialize)]
+pub struct Explained {
+    pub now: Timestamp,
+    pub policy_version: String,
+    pub session: SessionView,
+    /// What the rules say at this moment; `none` if no rule holds.
+    pub decision: String,
+    pub rule: Option<String>,
+    pub mode: Option<Mode>,
+    pub reason: Option<String>,
+    /// Every rule: whether it holds, its condition, and the facts it looks at.
+    pub rules: Vec<String>,
+}
+
+impl Explained {
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        let mut text = match (&self.rule, &self.reason, self.mode) {
+            (Some(rule), Some(reason), Some(mode)) => {
+                format!("{} by rule {rule} ({}): {reason}\n", self.decision, letter::mode_name(mode))
+            }
+            _ => "none: no rule holds\n".to_owned(),
+        };
+        let summary = &self.session.summary;
+        if let Some(refused) = &self.session.refused {
+            text += &format!("refused by incident {}\n", refused.incident);
+        }
+        if summary.pardoned_until.is_some_and(|until| until > self.now) {
+            text += "pardoned: no rule acts on it\n";
+        }
+        text += "\nfeatures against the usual range of people\n";
+        for reason in &summary.assessment.reasons {
+            text += &format!("  {}\n", letter::reason_line(reason));
+        }
+        if summary.assessment.reasons.is_empty() {
+            text += "  nothing stood out so far\n";
+        }
+        text += &format!("\nrules of policy {}\n", self.policy_version);
+        for rule in &self.rules {
+            text += &format!("  {}\n", rule.replace('\n', "\n  "));
+        }
+        text
+    }
+}
+
+/// One look at all sessions, a minute apart.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Moment {
+    pub at: Timestamp,
+    pub live: usize,
+    /// Of the most recently seen: those with enough input to be judged.
+    pub judged: usize,
+    /// And those past the mark at which the model calls a session a bot.
+    pub past: usize,
+}
+
+#[derive(Serialize)]
+pub struct History {
+    pub now: Timestamp,
+    /// Oldest first, at most a day.
+    pub moments: Vec<Moment>,
+    /// Incidents of that time, newest first, at most a thousand.
+    pub incidents: Vec<IncidentMark>,
+}
+
+/// As much of an incident as a chart shows.
+#[derive(Serialize)]
+pub struct IncidentMark {
+    pub at: Timestamp,
+    pub action: Action,
+    pub mode: Mode,
+}
+
 #[derive(Serialize, Deserialize)]
 pub struct Incidents {
     pub now: Timestamp,
@@ -284,6 +364,46 @@ pub async fn session(
     Ok(Json(SessionDetail { now, session: live, incidents }))
 }
 
+pub async fn explain(
+    State(state): State<Arc<OpsState>>,
+    _operator: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<Explained>, Refusal> {
+    let id = session_id(&id)?;
+    let now = clock::now();
+    let (Some(summary), Some(seen)) = (state.shards.session(id).await, state.shards.facts(id).await) else {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "This session is not live."));
+    };
+    let (policies, facts) = *seen;
+    let said = Said::over_facts(&policies, &facts);
+    Ok(Json(Explained {
+        now,
+        policy_version: policies.version().to_owned(),
+        session: view(&state, summary, now),
+        decision: said.decision,
+        rule: said.rule,
+        mode: said.mode,
+        reason: said.reason,
+        rules: gaitway_policies::case::explain(&policies, &facts),
+    }))
+}
+
+pub async fn history(
+    State(state): State<Arc<OpsState>>,
+    _operator: Operator,
+) -> Result<Json<History>, Refusal> {
+    let now = clock::now();
+    let since = Timestamp(now.0.saturating_sub(HISTORY_MS));
+    let filter = IncidentFilter { session: None, since: Some(since), limit: ROWS_MAX };
+    let mark = |row: IncidentRow| {
+        let Incident { at, action, mode, .. } = row.incident;
+        IncidentMark { at, action, mode }
+    };
+    let incidents = state.store.incidents(&filter).await?.into_iter().map(mark).collect();
+    let moments = state.history.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+    Ok(Json(History { now, moments, incidents }))
+}
+
 pub async fn revoke(
     State(state): State<Arc<OpsState>>,
     actor: Actor,
@@ -374,6 +494,29 @@ pub async fn count_sessions(state: &OpsState) {
         let count = sessions.iter().filter(|session| session.assessment.telemetry == *telemetry).count();
         metrics::gauge!("gaitway_sessions_sampled", "telemetry" => *label).set(count as f64);
     }
+    remember(state, &sessions);
+}
+
+/// Adds a moment to the history, once a minute.
+fn remember(state: &OpsState, sessions: &[SessionSummary]) {
+    let now = clock::now();
+    let mut history = state.history.lock().unwrap_or_else(PoisonError::into_inner);
+    if history.back().is_some_and(|last| now.since(last.at) < MOMENT_EVERY && last.at <= now) {
+        return;
+    }
+    while history.len() >= MOMENTS_MAX {
+        history.pop_front();
+    }
+    let is_past = |session: &&SessionSummary| {
+        let assessment = &session.assessment;
+        assessment.windows > 0 && assessment.bot_evidence >= assessment.bot_threshold
+    };
+    history.push_back(Moment {
+        at: now,
+        live: state.shards.budget().sessions().max(sessions.len()),
+        judged: SessionCounts::of(sessions).judged,
+        past: sessions.iter().filter(is_past).count(),
+    });
 }
 
 fn view(state: &OpsState, summary: SessionSummary, now: Timestamp) -> SessionView {
@@ -435,7 +578,7 @@ async fn after_the_session(
 ) -> Acted {
     let now = clock::now();
     let incident = Incident {
-        id: new_incident_id(),
+        id: new_incident_id("OP"),
         at: now,
         rule: "operator".into(),
         action,
@@ -467,13 +610,6 @@ async fn acted(state: &OpsState, incident: String, session: SessionId) -> Acted 
     };
     let done = tokio::time::timeout(CARRIED_OUT_WAIT, carried_out).await.is_ok();
     Acted { incident, session, done }
-}
-
-/// Ten letters and digits that nobody confuses: 2^50 numbers, far more than there will be incidents.
-fn new_incident_id() -> String {
-    const LETTERS: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
-    let letter = |byte: &u8| char::from(LETTERS[usize::from(byte % 32)]);
-    format!("OP-{}", rand::random::<[u8; 10]>().iter().map(letter).collect::<String>())
 }
 
 async fn incident_row(state: &OpsState, id: &str) -> Result<IncidentRow, Refusal> {

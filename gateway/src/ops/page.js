@@ -25,6 +25,8 @@ const ACTION = {
   'logout-everywhere': ['logged out everywhere', 'would log out everywhere', 'bad'],
   deny: ['refused', 'would refuse', 'bad'],
   pardon: ['pardoned', 'would pardon', 'good'],
+  // In shadow mode it concerns one account only.
+  'budget-trip': ['switched enforcement off', 'spared one account', 'bad'],
 };
 const SHUTS_OUT = ['logout', 'logout-everywhere', 'deny'];
 const WHAT = {
@@ -418,12 +420,17 @@ const judged = (session) => {
 const showDetail = () => {
   const data = state.detailData;
   if (!data) return;
-  const {session, incidents} = data;
+  const {session, incidents, explained} = data;
   const parts = session ? judged(session) : [el('p', {class: 'note'}, 'This session is no longer live. What is known of it:')];
   if (incidents.length) {
     parts.push(section('Incidents', el('ul', {class: 'list'}, ...incidents.map((row) => el('li', {class: row.incident.mode},
       el('p', {}, badge(row.incident.action, row.incident.mode), ' ', el('span', {class: 'id'}, row.incident.id), ' ', el('span', {class: 'quiet'}, ago(row.incident.at, state.now))),
       el('p', {}, row.incident.reason), steps(row), pardonNote(row))))));
+  }
+  if (explained) {
+    const said = explained.rule ? `Now: ${explained.decision} by rule ${explained.rule} (${explained.mode}).` : 'Now no rule holds.';
+    parts.push(section('Every rule', el('p', {}, `${said} Policy ${explained.policy_version}.`),
+      el('pre', {class: 'rules'}, explained.rules.join('\n'))));
   }
   const body = $('detail-body');
   const top = body.scrollTop;
@@ -450,8 +457,9 @@ const loadDetail = async () => {
   if (!id) return;
   try {
     const data = await call(`sessions/${encodeURIComponent(id)}`);
+    const explained = data.session ? await call(`sessions/${encodeURIComponent(id)}/explain`).catch(() => null) : null;
     if (state.detail !== id) return;
-    state.detailData = data;
+    state.detailData = {...data, explained};
     showDetail();
   } catch (error) {
     if (!signedOut(error) && state.detail === id && !state.detailData) {
@@ -559,6 +567,73 @@ const announce = () => {
   announce.last = text;
 };
 
+// ---- charts --------------------------------------------------------------------------------------
+
+const shape = (tag, attributes, ...children) => {
+  const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+};
+
+const CHART = {width: 480, height: 96, buckets: 48};
+
+/** A figure with a plot of one or two rows of numbers; the caption says in words what it shows. */
+const chart = (title, words, rows, from, to) => {
+  const top = Math.max(1, ...rows.flatMap((row) => row.points.map(([, value]) => value)));
+  const x = (at) => (CHART.width * (at - from)) / (to - from);
+  const y = (value) => CHART.height - ((CHART.height - 8) * value) / top;
+  const drawn = rows.flatMap((row) => {
+    if (!row.points.length) return [];
+    if (row.bars) {
+      const wide = CHART.width / CHART.buckets - 1.5;
+      return row.points.filter(([, value]) => value > 0).map(([at, value]) =>
+        shape('rect', {class: row.kind, x: x(at).toFixed(1), y: y(value).toFixed(1), width: wide.toFixed(1), height: (CHART.height - y(value)).toFixed(1)}));
+    }
+    const line = row.points.map(([at, value]) => `${x(at).toFixed(1)} ${y(value).toFixed(1)}`).join('L');
+    return [shape('path', {class: row.kind, d: `M${line}`})];
+  });
+  return el('figure', {class: 'card chart'},
+    el('figcaption', {}, el('b', {}, title), ' ', el('span', {class: 'quiet'}, words)),
+    shape('svg', {viewBox: `0 -6 ${CHART.width} ${CHART.height + 8}`, role: 'img', 'aria-label': `${title}: ${words}`, preserveAspectRatio: 'none'},
+      shape('path', {class: 'axis', d: `M0 ${CHART.height}H${CHART.width}`}), ...drawn),
+    el('p', {class: 'quiet scale'}, el('span', {}, `${span(to - from)} ago`), el('span', {}, `at most ${top.toLocaleString('en')}`), el('span', {}, 'now')),
+    rows.length > 1 ? el('p', {class: 'legend'}, ...rows.map((row) => el('span', {class: row.kind}, row.name))) : null);
+};
+
+const showHistory = ({now, moments, incidents}) => {
+  // As long as there is anything to see, half an hour at least, a day at most.
+  const oldest = Math.min(moments[0]?.at ?? now, ...incidents.map((mark) => mark.at));
+  const from = Math.max(now - 24 * 3600e3, Math.min(oldest, now - 1800e3));
+  const wide = (now - from) / CHART.buckets;
+  const counted = (wanted) => {
+    const buckets = Array.from({length: CHART.buckets}, (_, index) => [from + index * wide, 0]);
+    for (const mark of incidents.filter(wanted)) buckets[Math.min(CHART.buckets - 1, Math.max(0, Math.floor((mark.at - from) / wide)))][1] += 1;
+    return buckets;
+  };
+  const ends = (mark) => SHUTS_OUT.includes(mark.action);
+  const done = incidents.filter((mark) => ends(mark) && mark.mode === 'enforce').length;
+  const would = incidents.filter((mark) => ends(mark) && mark.mode === 'shadow').length;
+  const values = (name) => moments.map((at) => [at.at, at[name]]);
+  const last = moments[moments.length - 1] || {live: 0, judged: 0, past: 0};
+  const lines = (name, kind, label) => ({points: values(name), kind, name: label});
+  $('charts').replaceChildren(
+    chart('Sessions', `${last.live.toLocaleString('en')} live, ${last.judged.toLocaleString('en')} with enough input to judge`,
+      [lines('live', 'line', 'live'), lines('judged', 'line second', 'enough input')], from, now),
+    chart('Logouts', `${done.toLocaleString('en')} done, ${would.toLocaleString('en')} that would have been, in shadow`,
+      [{points: counted((mark) => ends(mark) && mark.mode === 'shadow'), kind: 'would', name: 'would have been', bars: true},
+        {points: counted((mark) => ends(mark) && mark.mode === 'enforce'), kind: 'done', name: 'done', bars: true}], from, now),
+    chart('Past the mark', `${last.past.toLocaleString('en')} live with evidence that the model calls a bot’s`, [lines('past', 'line bad', 'past the mark')], from, now));
+  $('charts').hidden = false;
+};
+
+/** Charts move by the minute: asking every ten seconds is enough. */
+const loadHistory = async () => {
+  if (state.view !== 'sessions' || Date.now() - (loadHistory.last || 0) < 10000) return;
+  loadHistory.last = Date.now();
+  showHistory(await call('history'));
+};
+
 // ---- the round -----------------------------------------------------------------------------------
 
 const SHOW = {sessions: showSessions, incidents: showIncidents, audit: showAudit};
@@ -580,6 +655,7 @@ const refresh = async () => {
   }
   showStatus();
   if (view === state.view) SHOW[view]();
+  await loadHistory();
   await loadDetail();
 };
 

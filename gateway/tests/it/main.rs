@@ -10,6 +10,7 @@
 
 mod app;
 mod connections;
+mod decisions;
 mod framing;
 mod gateway;
 mod login;

@@ -58,13 +58,16 @@ impl Folder {
 }
 
 /// A person who reads a page and moves the mouse for some seconds.
-async fn visit(gateway: &Gateway, name: &str, batches: usize) -> Person {
+pub async fn visit(gateway: &Gateway, name: &str, batches: usize) -> Person {
     let person = Person::log_in(name);
     person.page(gateway).await;
     let mut socket = person.telemetry(gateway).await;
     let mut hand = Visitor::person(7);
     for _ in 0..batches {
-        socket.send(Message::binary(hand.next_batch(2.0).encode())).await.unwrap();
+        if socket.send(Message::binary(hand.next_batch(2.0).encode())).await.is_err() {
+            // Logged out in the middle of it.
+            break;
+        }
     }
     eventually("the batches were taken", async || {
         gateway.metric("gaitway_telemetry_batches_total", "").await >= batches as f64
@@ -73,7 +76,7 @@ async fn visit(gateway: &Gateway, name: &str, batches: usize) -> Person {
     person
 }
 
-fn gaitway(arguments: &[&str]) -> String {
+pub fn gaitway(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_gaitway")).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

@@ -1,0 +1,192 @@
+//! What becomes of a decision: what operators see of one in shadow, what happens when there are too
+//! many, how one is explained, and that a new policy disturbs nobody.
+
+use crate::app::App;
+use crate::gateway::{DEADLINE, Gateway, eventually};
+use crate::recording::{gaitway, visit};
+use crate::revocation::{Operator, Person, settings};
+use crate::servers::Smtp;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::Message;
+
+/// A gateway's folder with a policy in it.
+struct Place(TempDir);
+
+impl Place {
+    fn new(policy: &str) -> Place {
+        let place = Place(tempfile::tempdir().unwrap());
+        std::fs::write(place.policy(), policy).unwrap();
+        place
+    }
+
+    fn policy(&self) -> PathBuf {
+        self.0.path().join("policy.yaml")
+    }
+
+    fn settings(&self, more: &str) -> String {
+        let file = self.policy();
+        settings(self.0.path(), &format!("policy:\n  file: {}\n{more}", file.display()))
+    }
+
+    fn password(&self) -> PathBuf {
+        self.0.path().join("password")
+    }
+}
+
+fn rule(mode: &str, rest: &str) -> String {
+    format!(
+        "rules:\n  - {{name: restless, when: evidence.events > 10, action: logout, mode: {mode}, reason: '{{evidence.events}} events'}}\n{rest}"
+    )
+}
+
+fn subject(mail: &Value) -> String {
+    let headers = mail["headers"].as_array().unwrap();
+    let subject = headers.iter().find(|header| header[0] == "Subject").unwrap();
+    subject[1].as_str().unwrap().to_owned()
+}
+
+/// Runs a `gaitway policy` command against the running gateway.
+fn policy(gateway: &Gateway, password: &Path, arguments: &[&str]) -> String {
+    let ops = format!("http://{}", gateway.ops);
+    let reach = ["--ops", &ops, "--password-file", password.to_str().unwrap()];
+    let whole: Vec<&str> = ["policy"].iter().chain(arguments).chain(&reach).copied().collect();
+    gaitway(&whole)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shadow_decision_shows_everywhere_as_what_would_have_happened() {
+    let (app, place, smtp) = (App::start().await, Place::new(&rule("shadow", "")), Smtp::start());
+    let mail = format!("{}    shadow: true\n", smtp.settings());
+    let mut gateway = Gateway::start(&app.url(), &place.settings(&mail));
+    let alice = visit(&gateway, "alice", 2).await;
+    let session = Operator::only_session(&gateway).await;
+
+    eventually("metric", async || gateway.metric("gaitway_incidents_total", "mode=\"shadow\"").await == 1.0)
+        .await;
+    let status = Operator::get(&gateway, "/status").await;
+    let version = status["in_force"]["policy_version"].as_str().unwrap().to_owned();
+    let line = gateway.log_line(&format!("shadow: logout by restless (score unknown, {})", &session[..10]));
+    assert_eq!((&line["mode"], &line["policy.version"]), (&"shadow".into(), &version.clone().into()));
+    // The audit: recorded with its facts, its policy and no step that touches the login.
+    let rows = Operator::get(&gateway, "/incidents").await;
+    let incident = &rows["incidents"][0]["incident"];
+    assert_eq!((&incident["mode"], &incident["action"]), (&"shadow".into(), &"logout".into()));
+    assert_eq!(incident["policy_version"], version.as_str());
+    let steps = rows["incidents"][0]["steps"].as_array().unwrap();
+    assert!(steps.iter().all(|step| step["name"] != "revoke"), "{steps:?}");
+    // The page and its charts.
+    let detail = Operator::get(&gateway, &format!("/sessions/{session}")).await;
+    let seen = &detail["session"]["decisions"][0];
+    assert_eq!((&seen["rule"], &seen["mode"]), (&"restless".into(), &"shadow".into()));
+    let history = Operator::get(&gateway, "/history").await;
+    assert_eq!(history["incidents"][0]["mode"], "shadow");
+    // The mail, for those who asked for it.
+    eventually("the mail arrives", async || !smtp.mails().is_empty()).await;
+    let mail = smtp.mails()[0].clone();
+    let text = mail["text"].as_str().unwrap();
+    assert!(text.contains("would have been logged out") && text.contains(&version), "{text}");
+    assert!(!alice.is_refused(&gateway).await, "and nothing happened");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_session_is_explained_rule_by_rule() {
+    let quiet = "  - {name: quiet, when: request.rate > 1000.0, action: throttle, throttle: {requests_per_minute: 60, burst: 20}, reason: 'rate {request.rate}'}\n";
+    let (app, place) = (App::start().await, Place::new(&format!("{}{quiet}", rule("shadow", ""))));
+    let gateway = Gateway::start(&app.url(), &place.settings(""));
+    let _alice = visit(&gateway, "alice", 2).await;
+    let session = Operator::only_session(&gateway).await;
+    let text = policy(&gateway, &place.password(), &["explain", &session]);
+    assert!(text.starts_with("logout by rule restless (shadow): "), "{text}");
+    assert!(text.contains("features against the usual range"), "{text}");
+    assert!(text.contains("restless (logout, shadow): holds: evidence.events > 10"), "{text}");
+    assert!(text.contains("quiet (throttle, shadow): does not hold: request.rate > 1000.0"), "{text}");
+    assert!(!text.contains("127.0.0.1"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_up_budget_is_told_by_mail_once_and_rules_enforce_again_only_by_hand() {
+    let budget = "budget: {logouts_per_minute_max: 1, logouts_share_max: 100%}\n";
+    let (app, place, smtp) = (App::start().await, Place::new(&rule("enforce", budget)), Smtp::start());
+    let gateway = Gateway::start(&app.url(), &place.settings(&smtp.settings()));
+    let subjects = || -> Vec<String> { smtp.mails().iter().map(subject).collect() };
+    let trips = || subjects().iter().filter(|subject| subject.contains("ENFORCEMENT IS OFF")).count();
+
+    let alice = visit(&gateway, "alice", 1).await;
+    eventually("alice is logged out", async || alice.is_refused(&gateway).await).await;
+    assert_eq!(gateway.metric("gaitway_budget_tripped", "").await, 0.0);
+    let bob = visit(&gateway, "bob", 2).await;
+    let carol = visit(&gateway, "carol", 3).await;
+    eventually("the mail about the budget arrives", async || trips() >= 1).await;
+    assert_eq!(gateway.metric("gaitway_budget_tripped", "").await, 1.0);
+    let mail = smtp.mails().into_iter().find(|mail| subject(mail).contains("ENFORCEMENT"));
+    let text = mail.unwrap()["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("logouts_per_minute_max") && text.contains("more than 1 logouts"), "{text}");
+    assert!(text.contains("gaitway policy reset-budget"), "{text}");
+    let status = Operator::get(&gateway, "/status").await;
+    assert_eq!(status["budget"]["tripped"]["cap"], "per_minute", "the page's banner");
+    assert!(!bob.is_refused(&gateway).await && !carol.is_refused(&gateway).await);
+
+    // Neither a new policy nor time brings enforcement back.
+    std::fs::write(place.policy(), format!("{}# changed\n", rule("enforce", budget))).unwrap();
+    gateway.signal("HUP");
+    eventually("the policy was reloaded", async || {
+        gateway.metric("gaitway_policy_reloads_total", "ok").await >= 1.0
+    })
+    .await;
+    let dave = visit(&gateway, "dave", 4).await;
+    eventually("dave's decision only shadows", async || {
+        gateway.metric("gaitway_incidents_total", "action=\"logout\",mode=\"shadow\"").await >= 3.0
+    })
+    .await;
+    assert!(!dave.is_refused(&gateway).await);
+    assert_eq!(trips(), 1, "told once: {:?}", subjects());
+
+    policy(&gateway, &place.password(), &["reset-budget", "--why", "a test looked", "--by", "tess"]);
+    assert_eq!(gateway.metric("gaitway_budget_tripped", "").await, 0.0);
+    let erin = visit(&gateway, "erin", 5).await;
+    eventually("rules enforce again", async || erin.is_refused(&gateway).await).await;
+    let audit = Operator::get(&gateway, "/audit").await;
+    let reset = audit["records"].as_array().unwrap().iter().find(|record| record["what"] == "budget-reset");
+    assert_eq!(reset.unwrap()["who"], "tess");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_drops_no_socket_and_judges_nobody_without_new_evidence() {
+    let (app, place) = (App::start().await, Place::new("rules: []\n"));
+    let gateway = Gateway::start(&app.url(), &place.settings(""));
+    let alice = Person::log_in("alice");
+    let mut socket = alice.socket(&gateway, "/ws").await;
+    let mut telemetry = alice.telemetry(&gateway).await;
+    let mut events = alice.get(&gateway, "/events").send().await.unwrap().bytes_stream();
+    let mut hand = gaitway_models::sim::Visitor::person(7);
+    telemetry.send(Message::binary(hand.next_batch(6.0).encode())).await.unwrap();
+    eventually("the batch was taken", async || {
+        gateway.metric("gaitway_telemetry_batches_total", "").await == 1.0
+    })
+    .await;
+
+    std::fs::write(place.policy(), rule("enforce", "budget: {logouts_share_max: 100%}\n")).unwrap();
+    gateway.signal("HUP");
+    eventually("the policy is in force", async || {
+        Operator::get(&gateway, "/status").await["in_force"]["rules"][0]["name"] == "restless"
+    })
+    .await;
+    // Everything open still carries both ways, and what is known already logs nobody out.
+    socket.send(Message::text("still here")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
+    for _ in 0..5 {
+        assert!(events.next().await.unwrap().is_ok());
+    }
+    assert_eq!(gateway.metric("gaitway_incidents_total", "").await, 0.0);
+    // New evidence does, over the very socket that was open.
+    telemetry.send(Message::binary(hand.next_batch(2.0).encode())).await.unwrap();
+    let told = tokio::time::timeout(DEADLINE, telemetry.next()).await.unwrap().unwrap().unwrap();
+    let told: Value = serde_json::from_str(told.to_text().unwrap()).unwrap();
+    assert_eq!(told["t"], "go");
+    let rows = Operator::get(&gateway, "/incidents").await;
+    let status = Operator::get(&gateway, "/status").await;
+    assert_eq!(rows["incidents"][0]["incident"]["policy_version"], status["in_force"]["policy_version"]);
+}
