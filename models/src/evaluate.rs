@@ -5,7 +5,9 @@
 
 pub mod bot;
 pub mod compare;
+pub mod keystroke;
 pub mod replay;
+pub mod user;
 
 use crate::artifact::ArtifactError;
 use crate::detector::probability;
@@ -164,6 +166,17 @@ impl Confusion {
         }
         counts
     }
+}
+
+/// Mean of one value a person, and its interval from resampling people.
+pub(crate) fn mean_figure(values: &[f64]) -> Figure {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let mut rng = ChaCha8Rng::seed_from_u64(RESAMPLING_SEED);
+    let drawn = |_| (0..values.len()).map(|_| values[rng.random_range(0..values.len())]).collect::<Vec<_>>();
+    let mut means: Vec<f64> = (0..RESAMPLES).map(drawn).map(|drawn| mean(&drawn)).collect();
+    means.sort_by(f64::total_cmp);
+    let at = |q: f64| means[(q * (RESAMPLES - 1) as f64).round() as usize];
+    Figure { value: mean(values), low: at(0.025), high: at(0.975) }
 }
 
 /// A figure and its interval from resampling whole clusters, positives and negatives apart.

@@ -188,6 +188,17 @@ pub fn entropy(counts: &[u16], min: u32) -> f32 {
     counts.iter().filter(|&&count| count > 0).map(|&count| -share(count) * share(count).log2()).sum()
 }
 
+/// The middle of the values, which are left in another order; NaN of none.
+pub fn median(values: &mut [f32]) -> f32 {
+    if values.is_empty() {
+        return f32::NAN;
+    }
+    let (middle, n) = (values.len() / 2, values.len());
+    let (below, upper, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
+    let upper = *upper;
+    if n % 2 == 1 { upper } else { 0.5 * (upper + below.iter().copied().fold(f32::NEG_INFINITY, f32::max)) }
+}
+
 const BUCKETS_PER_OCTAVE: f32 = 2.0;
 /// Below this, a variance is rounding noise of `f32` sums.
 const VARIANCE_MIN: f32 = 1e-6;
@@ -235,6 +246,13 @@ mod tests {
         assert!(spread.mean(2).is_nan() && spread.sd(2).is_nan());
         assert!(Buckets::<0, 4>::default().quantile_ln(0.5, 1).is_nan());
         assert!(Pairs::default().correlation(3).is_nan());
+    }
+
+    #[test]
+    fn a_median_is_the_middle_or_between_the_middle_two() {
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 2.5);
+        assert!(median(&mut []).is_nan());
     }
 
     #[test]

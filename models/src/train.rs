@@ -9,6 +9,7 @@ pub mod calibrate;
 pub mod ensemble;
 pub mod forest;
 pub mod tree;
+pub mod typing;
 
 use crate::artifact::{Artifact, Asks, Card, Expert, ExpertChannel, SourceUsed, Span, Usual};
 use crate::dataset::{self, Marks, Recording, Watched};

@@ -4,6 +4,7 @@ use super::complain;
 use anyhow::{Context, bail, ensure};
 use flate2::read::GzDecoder;
 use gaitway_models::dataset::{self, Label, Recording};
+use gaitway_models::typing::{Repetition, parse_repetitions};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -145,6 +146,21 @@ pub(super) fn read_all(data: &Path, sources: Option<&[String]>) -> anyhow::Resul
     }
     ensure!(!recordings.is_empty(), "{} names no recordings of these sources", index.display());
     Ok(recordings)
+}
+
+/// Reads the repetitions of a typed phrase: the one file of the folder `keystroke`.
+pub(super) fn read_repetitions(data: &Path) -> anyhow::Result<Vec<Repetition>> {
+    let folder = data.join("keystroke");
+    let entries = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    let mut names = names.collect::<Result<Vec<_>, _>>()?;
+    names.retain(|name| name.trim_end_matches(".gz").ends_with(".csv"));
+    let [name] = &names[..] else {
+        bail!("{} holds {} CSV files; it takes exactly one phrase", folder.display(), names.len());
+    };
+    let bytes = read_session(data, &format!("keystroke/{name}"))?;
+    let text = std::str::from_utf8(&bytes).with_context(|| format!("keystroke/{name} is not text"))?;
+    parse_repetitions(text).with_context(|| format!("keystroke/{name}"))
 }
 
 fn read_session(data: &Path, file: &str) -> anyhow::Result<Vec<u8>> {

@@ -5,7 +5,9 @@
 //! tasks share in this file, each task in a file of its own.
 
 pub(super) mod bot;
+mod keystroke;
 mod replay;
+mod user;
 
 use anyhow::Context;
 use gaitway_models::evaluate::Figure;
@@ -39,12 +41,18 @@ enum Task {
     Bot,
     /// Recognise recordings that are played back; looks at movement alone, not at the model
     Replay,
+    /// Tell an account's owner from somebody else by the mouse
+    User,
+    /// Tell who typed a phrase
+    Keystroke,
 }
 
 pub fn run(args: EvaluateArgs) -> anyhow::Result<()> {
     match args.task {
         Task::Bot => bot::run(&args),
         Task::Replay => replay::run(&args),
+        Task::User => user::run(&args),
+        Task::Keystroke => keystroke::run(&args),
     }
 }
 
