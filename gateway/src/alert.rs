@@ -2,15 +2,20 @@
 //!
 //! Must not know: the store, revocations, what else happens to an incident.
 
+mod chosen;
 pub mod letter;
 mod log;
 mod mail;
+mod webhook;
 
+pub use chosen::Chosen;
 pub use log::LogSink;
 pub use mail::MailSink;
+pub use webhook::WebhookSink;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use gaitway_policies::Incident;
+use gaitway_policies::{Incident, PolicySet};
 use std::sync::Arc;
 
 /// The sinks the configuration asks for, the log first. Errors name the setting that is wrong.
@@ -19,7 +24,16 @@ pub fn sinks(config: &crate::config::Alerts) -> Result<Vec<Arc<dyn AlertSink>>, 
     if let Some(mail) = &config.mail {
         sinks.push(Arc::new(MailSink::new(mail, config)?));
     }
+    if let Some(webhook) = &config.webhook {
+        sinks.push(Arc::new(WebhookSink::new(webhook, config.ops_url.as_deref())?));
+    }
     Ok(sinks)
+}
+
+/// The same sinks, told what the policy in force chooses for them.
+pub fn chosen(sinks: Vec<Arc<dyn AlertSink>>, policies: &Arc<ArcSwap<PolicySet>>) -> Vec<Arc<dyn AlertSink>> {
+    let choose = |sink| Arc::new(Chosen::new(sink, policies.clone())) as Arc<dyn AlertSink>;
+    sinks.into_iter().map(choose).collect()
 }
 
 /// Outcomes are kept in the store and shown to operators: no addresses, no secrets.
@@ -39,7 +53,7 @@ pub enum AlertError {
 pub trait AlertSink: Send + Sync {
     /// Step name in the outbox; stable.
     fn name(&self) -> &'static str;
-    /// Whether this sink wants the incident at all (shadow decisions, actions).
+    /// Whether this sink wants the incident at all (shadow decisions, actions). Asked once an incident.
     fn wants(&self, incident: &Incident) -> bool;
     /// Delivers one incident. Returns within two minutes whatever the other side does: the outbox
     /// never cuts a delivery off, because half a delivery can be worse than none.

@@ -9,6 +9,7 @@ use crate::edge::sockets::Sockets;
 use crate::ops::{InForce, ModelInForce, OpsState};
 use crate::outbox::{Outbox, OutboxLimits};
 use crate::proxy::Gateway;
+use crate::proxy::country::Countries;
 use crate::proxy::identity::Identifier;
 use crate::proxy::identity::login::Login;
 use crate::proxy::limits::Connections;
@@ -51,6 +52,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Anything that makes a start pointless: an unusable data directory, policy, model, certificate or
 /// address. A Redis or mail server that does not answer is no such thing.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    let config = config.with_secrets()?;
     let secret = Arc::new(InstallSecret::load_or_create(&config.data)?);
     let policies = Arc::new(load_policies(config.policy.file.as_deref())?);
     let (detector, model) = load_detector(config.models.artifact.as_deref())?;
@@ -77,7 +79,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let sinks = alert::sinks(&config.alerts)?;
+    let routes = Arc::new(ArcSwap::new(policies.clone()));
+    let sinks = alert::chosen(alert::sinks(&config.alerts)?, &routes);
     let outbox = Outbox::start(store.clone(), revocations.clone(), sinks, OutboxLimits::default()).await;
 
     let recorder = Recorder::start(&config.recording)?;
@@ -93,14 +96,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         shard_count,
         &shards::Parts {
             limits,
-            policies: policies.clone(),
+            policies,
             detector: Arc::new(detector),
             standings: standings.clone(),
             outbox: outbox.clone(),
             recorder: recorder.clone(),
         },
     );
-    let routes = Arc::new(ArcSwap::new(policies));
     let connections = Connections::new(&config);
     let edge = Arc::new(Edge::new(&config, secret, shards.clone(), standings.clone(), pages, login.clone()));
     let sockets = edge.sockets.clone();
@@ -113,7 +115,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         standings,
         shards.clone(),
         edge,
-        Rates::new(config.limits.rate_buckets_max)?,
+        (Rates::new(config.limits.rate_buckets_max)?, Countries::load(config.proxy.country_file.as_deref())?),
         routes.clone(),
     );
     let front = Front::new(&config, gateway, connections.clone(), tls.clone());

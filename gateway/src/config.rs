@@ -12,6 +12,7 @@ pub mod settings;
 mod check;
 mod load;
 mod print;
+pub mod reference;
 
 pub use load::{ConfigError, ConfigErrors, Overrides};
 pub use print::{example, reference, show};
@@ -81,6 +82,9 @@ settings! {
         /// PEM file with the authorities that may sign an `https` upstream's certificate; the system's
         /// if absent. Example: `/etc/gaitway/upstream-ca.pem`
         pub upstream_ca: Option<PathBuf>,
+        /// MaxMind DB file with countries, for the fact `net.country`; read at start. Absent: unknown.
+        /// Example: `/var/lib/GeoIP/GeoLite2-Country.mmdb`
+        pub country_file: Option<PathBuf>,
         /// Cleartext HTTP/2 with prior knowledge on a listener without TLS.
         pub h2c: bool,
     }
@@ -121,6 +125,8 @@ settings! {
         /// Buckets of the policy's rate limits in memory, 33 bytes each; where they do not suffice, the
         /// fullest is forgotten.
         pub rate_buckets_max: usize,
+        /// Answers that `tarpit` rules hold back at a time; one more is refused at once. 0 holds none.
+        pub tarpits_max: u32,
         /// Sessions in memory, all shards together.
         pub sessions_max: usize,
         /// A session without any sign of life is closed after this long.
@@ -305,7 +311,8 @@ settings! {
     pub struct Revocation {
         /// `redis://` or `rediss://` address shared by all replicas; absent: embedded in this process
         /// and its store. Sentinels as `redis+sentinel://host:port,host:port/master-name`, a Cluster as
-        /// `redis+cluster://host:port,host:port`. Example: `redis://127.0.0.1:6379`
+        /// `redis+cluster://host:port,host:port`, or a reference to a file or variable that holds the
+        /// address, as `${file:/path}` or `${env:NAME}`. Example: `redis://127.0.0.1:6379`
         pub redis: Option<String>,
         /// File with the Redis password, kept out of the address. Example: `/etc/gaitway/redis.password`
         pub redis_password_file: Option<PathBuf>,
@@ -327,7 +334,8 @@ settings! {
     #[derive(Clone, Debug, Default, Deserialize, Serialize)]
     #[serde(deny_unknown_fields, default)]
     pub struct Store {
-        /// `postgres://` address; absent: SQLite in the data directory.
+        /// `postgres://` address, or a reference to a file or variable that holds it, as `${file:/path}`
+        /// or `${env:NAME}`; absent: SQLite in the data directory.
         /// Example: `postgres://gaitway@127.0.0.1/gaitway`
         pub postgres: Option<String>,
     }
@@ -339,6 +347,8 @@ settings! {
     pub struct Alerts {
         /// Mail through an SMTP server; absent: no mail.
         pub mail: Option<Mail>,
+        /// Signed POST requests to a program of yours; absent: none.
+        pub webhook: Option<Webhook>,
         /// Most mails in an hour; further incidents wait for one digest. 0: no limit.
         pub mails_per_hour_max: u32,
         /// Address under which operators reach the ops page, for links in alerts.
@@ -371,6 +381,23 @@ settings! {
         /// Example: `/etc/gaitway/smtp-ca.pem`
         pub ca: Option<PathBuf>,
         /// Also mail shadow decisions.
+        pub shadow: bool,
+    }
+}
+
+settings! {
+    #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Webhook {
+        /// Address that gets a POST with JSON for each incident. Example: `https://soc.example.com/gaitway`
+        pub url: String,
+        /// Where the secret is that signs the requests, at least 24 bytes: `${file:/path}` or
+        /// `${env:NAME}`, never the secret itself. Example: `${file:/etc/gaitway/webhook.secret}`
+        pub secret: String,
+        /// PEM file with a private authority's certificate, the only one to trust the receiver by.
+        /// Example: `/etc/gaitway/soc-ca.pem`
+        pub ca: Option<PathBuf>,
+        /// Also send shadow decisions.
         pub shadow: bool,
     }
 }
@@ -445,16 +472,33 @@ impl Default for Config {
             recording: Recording::default(),
             revocation: Revocation::default(),
             store: Store::default(),
-            alerts: Alerts { mail: None, mails_per_hour_max: 60, ops_url: None },
+            alerts: Alerts { mail: None, webhook: None, mails_per_hour_max: 60, ops_url: None },
             ops: Ops::default(),
             log: Log::default(),
         }
     }
 }
 
+impl Config {
+    /// The settings with references to addresses followed, for the process that needs them. What is
+    /// printed keeps the reference.
+    pub fn with_secrets(mut self) -> Result<Config, reference::ReferenceError> {
+        for address in [&mut self.revocation.redis, &mut self.store.postgres].into_iter().flatten() {
+            *address = reference::resolve(address)?.into_owned();
+        }
+        Ok(self)
+    }
+}
+
 impl Default for Proxy {
     fn default() -> Proxy {
-        Proxy { trusted_proxies: Vec::new(), preserve_host: true, upstream_ca: None, h2c: false }
+        Proxy {
+            trusted_proxies: Vec::new(),
+            preserve_host: true,
+            upstream_ca: None,
+            country_file: None,
+            h2c: false,
+        }
     }
 }
 
@@ -476,6 +520,7 @@ impl Default for Limits {
             telemetry_sockets_per_session_max: 16,
             telemetry_frames_per_second_max: 8,
             rate_buckets_max: 131_072,
+            tarpits_max: 256,
             sessions_max: 100_000,
             session_idle_ms: 30 * 60_000,
             drain_ms: 10_000,

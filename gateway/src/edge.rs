@@ -12,7 +12,7 @@ pub mod sockets;
 use crate::clock;
 use crate::config::{Config, PrivacySignal};
 use crate::proxy::identity::Caller;
-use crate::proxy::identity::login::{LOGGED_OUT, Login};
+use crate::proxy::identity::login::{LOGGED_OUT, Login, Presence};
 use crate::secret::InstallSecret;
 use crate::shards::Shards;
 use crate::standing::{Standings, Verdict};
@@ -305,6 +305,33 @@ impl Edge {
         retry_after(html(StatusCode::TOO_MANY_REQUESTS, page), retry_after_seconds)
     }
 
+    /// What a script gets whose person must log in again (RFC 9470).
+    pub fn step_up_problem(&self, acr_values: &str, max_age_seconds: u64) -> Response<Bytes> {
+        let mut challenge = String::from(
+            "Bearer error=\"insufficient_user_authentication\", error_description=\"A stronger or more recent login is needed\"",
+        );
+        let mut body = serde_json::json!({
+            "type": "about:blank",
+            "title": "Login needed again",
+            "status": 401,
+            "detail": "Open any page of this site in the browser and prove who you are, then try again.",
+        });
+        if !acr_values.is_empty() {
+            let quoted = acr_values.replace('\\', "\\\\").replace('"', "\\\"");
+            challenge.push_str(&format!(", acr_values=\"{quoted}\""));
+            body["acr_values"] = acr_values.into();
+        }
+        if max_age_seconds > 0 {
+            challenge.push_str(&format!(", max_age=\"{max_age_seconds}\""));
+            body["max_age"] = max_age_seconds.into();
+        }
+        let mut response = problem(StatusCode::UNAUTHORIZED, &body);
+        if let Ok(challenge) = challenge.parse() {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+
     async fn challenge(&self, request: &EdgeRequest<'_>) -> Response<Bytes> {
         let form = std::str::from_utf8(&request.body).unwrap_or_default();
         let back = parameter(form, "back").and_then(percent_decode).filter(|path| is_local_path(path));
@@ -324,7 +351,17 @@ impl Edge {
         }
         counter!("gaitway_challenges_total", "outcome" => "passed").increment(1);
         let session = request.caller.identity().session;
-        self.shards.offer(&session, Input::ChallengePassed { session });
+        let now = clock::now();
+        // Presence is the step up there is for sessions that no identity provider vouches for.
+        let provided = match &self.login {
+            Some(login) => !matches!(login.presence(request.headers, now).await, Presence::Absent),
+            None => false,
+        };
+        let passed = match self.standings.verdict(&session, now) {
+            Verdict::StepUp { .. } if !provided => Input::StepUpPassed { session },
+            _ => Input::ChallengePassed { session },
+        };
+        self.shards.offer(&session, passed);
         self.until_unchallenged(&session).await;
         let mut response = empty(StatusCode::SEE_OTHER);
         if let Ok(location) = back.parse() {
@@ -338,7 +375,10 @@ impl Edge {
     async fn until_unchallenged(&self, session: &SessionId) {
         let deadline = tokio::time::Instant::now() + CHALLENGE_WAIT;
         while tokio::time::Instant::now() < deadline
-            && self.standings.verdict(session, clock::now()) == Verdict::Challenge
+            && matches!(
+                self.standings.verdict(session, clock::now()),
+                Verdict::Challenge | Verdict::StepUp { .. }
+            )
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

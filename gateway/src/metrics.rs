@@ -25,6 +25,7 @@ pub const METRICS: &[Row] = &[
     ("gaitway_request_seconds", Shape::Histogram, Some(Unit::Seconds), "From a request's header to the end of its response; answered by the upstream or the gateway."),
     ("gaitway_responses_total", Shape::Counter, None, "Responses by class of status."),
     ("gaitway_requests_refused_total", Shape::Counter, None, "Requests answered by Gaitway instead of the app, by outcome."),
+    ("gaitway_tarpits", Shape::Gauge, None, "Answers that a tarpit holds back now."),
     ("gaitway_rate_limited_total", Shape::Counter, None, "Requests over a limit of the policy, by limit and mode; those in shadow passed."),
     ("gaitway_rate_buckets_forgotten_total", Shape::Counter, None, "Buckets of rate limits given up before they were full, because the table was."),
     ("gaitway_framing_refused_total", Shape::Counter, None, "Ambiguous or malformed requests, by fault; nothing of them went upstream."),

@@ -3,6 +3,7 @@
 //! Reads the two boards (`standing`, `revocation`), never writes them. When a step of ours fails
 //! the page still flows; only a board refuses.
 
+pub mod country;
 pub mod csp;
 pub mod forward;
 pub mod framing;
@@ -22,6 +23,7 @@ use crate::standing::{Standings, Verdict};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use country::Countries;
 use forward::Visitor;
 use gaitway_models::Timestamp;
 use gaitway_models::session::RequestSeen;
@@ -34,7 +36,7 @@ use identity::{Caller, Identifier};
 use inject::{Injection, Injector, Plan, Prepared};
 use ipnet::IpNet;
 use limits::{Connection, Phase};
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
@@ -45,6 +47,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::info;
 use upstream::Upstream;
 
@@ -64,7 +67,10 @@ pub struct Gateway {
     pub standings: Arc<Standings>,
     pub shards: Arc<Shards>,
     pub edge: Arc<Edge>,
+    countries: Countries,
     rates: Rates,
+    /// Answers that a tarpit may hold back at a time.
+    tarpits: Semaphore,
     policies: Arc<ArcSwap<PolicySet>>,
     /// Keyed anew in each process: paths are counted, never kept.
     path_hasher: RandomState,
@@ -92,6 +98,8 @@ enum Held {
     LoggedOut { incident: String },
     TooMany(Over),
     Challenge,
+    StepUp { acr_values: String, max_age_seconds: u64 },
+    Tarpit { incident: String, delay: Duration },
 }
 
 /// What one request carries from phase to phase.
@@ -121,6 +129,8 @@ pub struct Visit {
     request_bytes: u64,
     /// Answered here, nothing went upstream.
     own: bool,
+    /// Status of an answer that was written past pingora.
+    status: Option<u16>,
 }
 
 impl Gateway {
@@ -134,12 +144,14 @@ impl Gateway {
         standings: Arc<Standings>,
         shards: Arc<Shards>,
         edge: Arc<Edge>,
-        rates: Rates,
+        (rates, countries): (Rates, Countries),
         policies: Arc<ArcSwap<PolicySet>>,
     ) -> Gateway {
         Gateway {
             upstream,
             rates,
+            countries,
+            tarpits: Semaphore::new(config.limits.tarpits_max as usize),
             cookies_to_clear: {
                 let login = login.iter().map(|login| login.cookie().to_owned());
                 identifier.cookies_to_clear().into_iter().chain(login).collect()
@@ -225,8 +237,11 @@ impl Gateway {
         if outage == Outage::Deny && !self.revocations.health().connected {
             return self.refuse_malformed(session, visit, 503).await;
         }
+        if let Presence::Present(login) = &presence {
+            visit.login = Some(login.clone());
+        }
         let held = match (refusal, caller.known()) {
-            (Some(refusal), _) => Some(Held::LoggedOut { incident: refusal.incident }),
+            (Some(refusal), known) => Some(self.turn_away(visit, refusal, known, now)),
             (None, known) => self.count(visit).or_else(|| self.hold(visit, &known?.session, now)),
         };
         if let Some(held) = held {
@@ -236,12 +251,23 @@ impl Gateway {
             Some(login) if needs_login && self.lacks_login(&presence, &caller) => {
                 self.ask_to_log_in(session, visit, &caller, https, (login, &presence)).await
             }
-            _ => {
-                if let Presence::Present(login) = presence {
-                    visit.login = Some(login);
-                }
-                Ok(false)
+            _ => Ok(false),
+        }
+    }
+
+    /// A revocation refuses; if a tarpit made it here, slowly. Never so where an allow rule speaks.
+    fn turn_away(
+        &self,
+        visit: &Visit,
+        refusal: Refusal,
+        known: Option<&Arc<Identity>>,
+        now: Timestamp,
+    ) -> Held {
+        match known.map(|identity| self.standings.verdict(&identity.session, now)) {
+            Some(Verdict::Tarpit { incident, delay }) if !self.is_allowed(&self.policies.load(), visit) => {
+                Held::Tarpit { incident, delay }
             }
+            _ => Held::LoggedOut { incident: refusal.incident },
         }
     }
 
@@ -256,8 +282,30 @@ impl Gateway {
             address: visit.visitor.as_ref()?.address,
             route: &visit.route,
         };
-        let counted = self.rates.count(&policies, &requester, || is_allowed(&policies, visit));
+        let counted = self.rates.count(&policies, &requester, || self.is_allowed(&policies, visit));
         take_fields(visit, counted)
+    }
+
+    /// Whether an allow rule over what the request itself says speaks for it.
+    fn is_allowed(&self, policies: &PolicySet, visit: &Visit) -> bool {
+        let identity = visit.identity.as_ref();
+        let (net_ip, net_country) = self.place_of(visit);
+        let facts = Facts {
+            route: visit.route.clone(),
+            net_ip,
+            net_country,
+            user_id: identity.map(|identity| identity.user_id()).unwrap_or_default(),
+            user_groups: identity.map(|identity| identity.groups.clone()).unwrap_or_default(),
+            ..Facts::default()
+        };
+        policies.allows_at_door(&facts).is_some()
+    }
+
+    /// Address and country of the visitor, as facts have them.
+    fn place_of(&self, visit: &Visit) -> (String, String) {
+        let address = visit.visitor.as_ref().map(|visitor| visitor.address);
+        let country = address.map(|address| self.countries.of(address)).unwrap_or_default();
+        (address.map(|address| address.to_string()).unwrap_or_default(), country.to_owned())
     }
 
     /// What stands against the session, unless an allow rule speaks for this very request.
@@ -265,13 +313,17 @@ impl Gateway {
         match self.standings.verdict(session, now) {
             Verdict::Allow => None,
             Verdict::Deny { incident } => Some(Held::LoggedOut { incident }),
-            _ if is_allowed(&self.policies.load(), visit) => None,
+            _ if self.is_allowed(&self.policies.load(), visit) => None,
             Verdict::Tag(value) => {
                 visit.tag = Some(value);
                 None
             }
             Verdict::Throttle(rate) => take_fields(visit, self.rates.throttle(session, rate)),
             Verdict::Challenge => Some(Held::Challenge),
+            Verdict::StepUp { acr_values, max_age_seconds } => {
+                Some(Held::StepUp { acr_values, max_age_seconds })
+            }
+            Verdict::Tarpit { incident, delay } => Some(Held::Tarpit { incident, delay }),
         }
     }
 
@@ -374,25 +426,52 @@ impl Gateway {
             let request =
                 self.own_request(header, (&path, query.as_deref()), caller, https, None, Bytes::new());
             match &held {
-                Held::LoggedOut { incident } if page => self.edge.logout_page(incident, &request),
-                Held::LoggedOut { incident } => self.edge.logout_problem(incident, &request),
+                Held::LoggedOut { incident } | Held::Tarpit { incident, .. } if page => {
+                    self.edge.logout_page(incident, &request)
+                }
+                Held::LoggedOut { incident } | Held::Tarpit { incident, .. } => {
+                    self.edge.logout_problem(incident, &request)
+                }
                 Held::TooMany(over) if page => self.edge.slow_down_page(over.retry_after_seconds, &request),
                 Held::TooMany(over) => edge::slow_down_problem(&over.limit, over.retry_after_seconds),
+                Held::StepUp { acr_values, max_age_seconds } if page => {
+                    let ask = (acr_values.as_str(), *max_age_seconds);
+                    self.edge.step_up_page(caller.identity(), visit.login.is_some(), ask, &request)
+                }
                 Held::Challenge if page => self.edge.challenge_page(caller.identity(), &request),
+                Held::StepUp { acr_values, max_age_seconds } => {
+                    self.edge.step_up_problem(acr_values, *max_age_seconds)
+                }
                 Held::Challenge => self.edge.challenge_problem(),
             }
         };
         for (name, value) in std::mem::take(&mut visit.rate_fields).into_pairs() {
             response.headers_mut().insert(name, value);
         }
-        let outcome = match held {
-            Held::LoggedOut { .. } => "deny",
-            Held::TooMany(_) => "throttle",
-            Held::Challenge => "challenge",
+        // Every answer held back costs a connection of ours, too; past the cap it is an ordinary refusal.
+        let mire = match held {
+            Held::Tarpit { delay, .. } => Mire::enter(&self.tarpits).map(|mire| (mire, delay)),
+            _ => None,
+        };
+        let outcome = match (&held, &mire) {
+            (Held::Tarpit { .. }, Some(_)) => "tarpit",
+            (Held::Tarpit { .. } | Held::LoggedOut { .. }, _) => "deny",
+            (Held::TooMany(_), _) => "throttle",
+            (Held::Challenge, _) => "challenge",
+            (Held::StepUp { .. }, _) => "step_up",
         };
         counter!("gaitway_requests_refused_total", "outcome" => outcome).increment(1);
         self.prepare_refusal(session);
-        write_response(session, response).await?;
+        match mire {
+            Some((_mire, delay)) => {
+                if let (Some(connection), false) = (&visit.connection, session.is_http2()) {
+                    connection.set_phase(Phase::Response);
+                }
+                visit.status = Some(response.status().as_u16());
+                drip_response(session, response, delay).await?;
+            }
+            None => write_response(session, response).await?,
+        }
         Ok(true)
     }
 
@@ -508,7 +587,8 @@ impl Gateway {
     }
 
     fn report(&self, session: &Session, error: Option<&Error>, visit: &Visit) {
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let written = session.response_written().map(|response| response.status.as_u16());
+        let status = written.or(visit.status).unwrap_or(0);
         let elapsed = visit.started.elapsed();
         self.meters.responses[usize::from(status / 100).min(5)].increment(1);
         if visit.own { &self.meters.own_seconds } else { &self.meters.seconds }.record(elapsed.as_secs_f64());
@@ -561,6 +641,7 @@ impl ProxyHttp for Gateway {
             injection: None,
             request_bytes: 0,
             own: false,
+            status: None,
         }
     }
 
@@ -737,12 +818,13 @@ impl ProxyHttp for Gateway {
             collector_injected: injected,
             response_bytes: session.body_bytes_sent() as u64,
         };
-        let net_ip = visit.visitor.as_ref().map(|visitor| visitor.address.to_string()).unwrap_or_default();
+        let (net_ip, net_country) = self.place_of(visit);
         let input = Input::Request {
             identity: Identity::clone(&identity),
             request,
             route: std::mem::take(&mut visit.route),
             net_ip,
+            net_country,
         };
         self.shards.offer(&identity.session, input);
     }
@@ -803,19 +885,6 @@ impl Meters {
 fn take_fields(visit: &mut Visit, counted: Counted) -> Option<Held> {
     visit.rate_fields = counted.fields;
     counted.over.map(Held::TooMany)
-}
-
-/// Whether an allow rule over what the request itself says speaks for it.
-fn is_allowed(policies: &PolicySet, visit: &Visit) -> bool {
-    let identity = visit.identity.as_ref();
-    let facts = Facts {
-        route: visit.route.clone(),
-        net_ip: visit.visitor.as_ref().map(|visitor| visitor.address.to_string()).unwrap_or_default(),
-        user_id: identity.map(|identity| identity.user_id()).unwrap_or_default(),
-        user_groups: identity.map(|identity| identity.groups.clone()).unwrap_or_default(),
-        ..Facts::default()
-    };
-    policies.allows_at_door(&facts).is_some()
 }
 
 /// A bounded label for an error.
@@ -894,22 +963,91 @@ async fn read_body(session: &mut Session, patience: Duration) -> Result<Option<B
     Ok(Some(body.freeze()))
 }
 
+/// A place among the answers that are held back, given up when dropped.
+struct Mire<'g> {
+    _permit: SemaphorePermit<'g>,
+}
+
+impl Mire<'_> {
+    fn enter(places: &Semaphore) -> Option<Mire<'_>> {
+        let _permit = places.try_acquire().ok()?;
+        gauge!("gaitway_tarpits").increment(1.0);
+        Some(Mire { _permit })
+    }
+}
+
+impl Drop for Mire<'_> {
+    fn drop(&mut self) {
+        gauge!("gaitway_tarpits").decrement(1.0);
+    }
+}
+
+/// Writes a response over `delay`, a piece a second: whoever waits for its end waits, and no idle timeout
+/// sets them free.
+async fn drip_response(
+    session: &mut Session,
+    response: http::Response<Bytes>,
+    delay: Duration,
+) -> Result<()> {
+    if session.req_header().method == Method::HEAD {
+        tokio::time::sleep(delay).await;
+        return write_response(session, response).await;
+    }
+    let (parts, mut body) = response.into_parts();
+    let pieces = usize::try_from(delay.as_secs()).unwrap_or(1).clamp(1, body.len().max(1));
+    let pause = delay / u32::try_from(pieces).unwrap_or(1);
+    let piece = body.len().div_ceil(pieces);
+    if session.is_http2() {
+        session.write_response_header(Box::new(response_header(&parts, body.len())?), false).await?;
+        while !body.is_empty() {
+            tokio::time::sleep(pause).await;
+            let next = body.split_to(piece.min(body.len()));
+            session.write_response_body(Some(next), body.is_empty()).await?;
+        }
+        return Ok(());
+    }
+    // pingora keeps HTTP/1 bodies of known length back until they are whole.
+    let mut stream = take_over(session).await?;
+    let reason = parts.status.canonical_reason().unwrap_or_default();
+    let mut next = format!(
+        "HTTP/1.1 {} {reason}\r\nConnection: close\r\nContent-Length: {}\r\n",
+        parts.status.as_u16(),
+        body.len()
+    )
+    .into_bytes();
+    for (name, value) in &parts.headers {
+        next.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    next.extend(b"\r\n");
+    // Whoever leaves has given up, which is no error.
+    while stream.write_all(&next).await.is_ok() && stream.flush().await.is_ok() && !body.is_empty() {
+        tokio::time::sleep(pause).await;
+        next = body.split_to(piece.min(body.len())).into();
+    }
+    Ok(())
+}
+
 async fn write_response(session: &mut Session, response: http::Response<Bytes>) -> Result<()> {
     let (parts, body) = response.into_parts();
     let head_only = session.req_header().method == Method::HEAD;
-    let mut header = ResponseHeader::build(parts.status, Some(parts.headers.len() + 1))?;
-    for (name, value) in &parts.headers {
-        header.append_header(name, value)?;
-    }
-    if parts.status != StatusCode::NO_CONTENT && parts.status != StatusCode::NOT_MODIFIED {
-        header.insert_header(header::CONTENT_LENGTH, body.len())?;
-    }
+    let header = response_header(&parts, body.len())?;
     let empty = body.is_empty() || head_only;
     session.write_response_header(Box::new(header), empty).await?;
     if !empty {
         session.write_response_body(Some(body), true).await?;
     }
     Ok(())
+}
+
+fn response_header(parts: &http::response::Parts, length: usize) -> Result<ResponseHeader> {
+    let mut header = ResponseHeader::build(parts.status, Some(parts.headers.len() + 1))?;
+    for (name, value) in &parts.headers {
+        header.append_header(name, value)?;
+    }
+    if parts.status != StatusCode::NO_CONTENT && parts.status != StatusCode::NOT_MODIFIED {
+        header.insert_header(header::CONTENT_LENGTH, length)?;
+    }
+    Ok(header)
 }
 
 /// Takes the HTTP/1 connection away from pingora, which is left with a finished stand-in.

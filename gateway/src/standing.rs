@@ -10,6 +10,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
 /// Independent locks, so that one shard's write seldom meets a request.
 const PARTS: usize = 16;
@@ -23,6 +24,17 @@ pub enum Verdict {
     /// Pass, as long as the session's requests stay within this rate.
     Throttle(Rate),
     Challenge,
+    /// Log in again, as strongly and as lately as this asks.
+    StepUp {
+        acr_values: String,
+        /// 0: no demand on age.
+        max_age_seconds: u64,
+    },
+    /// Refuse, over this long.
+    Tarpit {
+        incident: String,
+        delay: Duration,
+    },
     Deny {
         incident: String,
     },
@@ -55,8 +67,13 @@ impl Standings {
         match &entry.standing {
             Standing::Allow => Verdict::Allow,
             Standing::Tag { value } => Verdict::Tag(value.clone()),
-            // Until an identity provider is connected, proving presence is the step up there is.
-            Standing::Challenge | Standing::StepUp { .. } => Verdict::Challenge,
+            Standing::Challenge => Verdict::Challenge,
+            Standing::StepUp { acr_values, max_age_seconds } => {
+                Verdict::StepUp { acr_values: acr_values.clone(), max_age_seconds: *max_age_seconds }
+            }
+            Standing::Tarpit { incident, delay_ms } => {
+                Verdict::Tarpit { incident: incident.clone(), delay: Duration::from_millis(*delay_ms) }
+            }
             Standing::Deny { incident } => Verdict::Deny { incident: incident.clone() },
             Standing::Throttle { requests_per_minute, burst } => {
                 Verdict::Throttle(Rate { requests_per_minute: *requests_per_minute, burst: *burst })

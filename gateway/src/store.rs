@@ -151,7 +151,7 @@ impl BoardEffect {
         match (incident.action, incident.mode) {
             // A pardon comes from a person and only ever lets somebody in again: no shadow for it.
             (Action::Pardon, _) => BoardEffect::Pardon,
-            (Action::Logout | Action::LogoutEverywhere | Action::Deny, Mode::Enforce) => BoardEffect::Revoke,
+            (action, Mode::Enforce) if action.shuts_out() => BoardEffect::Revoke,
             _ => BoardEffect::None,
         }
     }
@@ -184,7 +184,7 @@ pub fn scopes_of(incident: &Incident) -> Vec<Scope> {
 
 /// A revocation never ends before the token does, or the token would come back to life.
 fn in_force_until(incident: &Incident) -> Timestamp {
-    if incident.action == Action::Deny {
+    if matches!(incident.action, Action::Deny | Action::Tarpit) {
         // A measure for a while, not the end of the login.
         return incident.until;
     }

@@ -272,6 +272,16 @@ pub fn differences(old: &PolicySet, new: &PolicySet) -> Vec<String> {
             lines.push(format!("+ limit {}: {}", limit.name, limit.sentence()));
         }
     }
+    if old.alerts() != new.alerts() {
+        let names = |policies: &PolicySet| -> Vec<String> {
+            policies
+                .alerts()
+                .iter()
+                .map(|alert| format!("{} to {}", alert.name, alert.to.join(" and ")))
+                .collect()
+        };
+        lines.push(format!("~ alerts: [{}] → [{}]", names(old).join(", "), names(new).join(", ")));
+    }
     let budget = |policies: &PolicySet| {
         let budget = policies.budget;
         format!(

@@ -53,8 +53,14 @@ pub enum Input {
         request: RequestSeen,
         route: String,
         net_ip: String,
+        /// Two capital letters; "" if unknown.
+        net_country: String,
     },
     ChallengePassed {
+        session: SessionId,
+    },
+    /// The person has logged in again as a step-up asked, or as near to it as this installation can tell.
+    StepUpPassed {
         session: SessionId,
     },
     Operator {
@@ -110,6 +116,11 @@ pub enum Standing {
         acr_values: String,
         /// 0: no demand on age.
         max_age_seconds: u64,
+    },
+    /// Refused for a while as by `Deny`, and slowly: every answer takes this long.
+    Tarpit {
+        incident: String,
+        delay_ms: u64,
     },
     /// Revoked: `incident` is the number shown to the person; empty if another replica knows it.
     Deny {
@@ -182,6 +193,7 @@ pub enum Action {
     Logout,
     LogoutEverywhere,
     Deny,
+    Tarpit,
     Pardon,
     /// A cap of the budget was reached; done to nobody, told to operators.
     BudgetTrip,
@@ -347,10 +359,11 @@ impl Engine {
                 }
                 self.judge(effects, now, session);
             }
-            Input::Request { identity, request, route, net_ip } => {
-                self.handle_request(effects, now, identity, request, route, net_ip);
+            Input::Request { identity, request, route, net_ip, net_country } => {
+                self.handle_request(effects, now, identity, request, route, (net_ip, net_country));
             }
-            Input::ChallengePassed { session } => self.handle_challenge_passed(effects, now, session),
+            Input::ChallengePassed { session } => self.handle_proof(effects, now, session, false),
+            Input::StepUpPassed { session } => self.handle_proof(effects, now, session, true),
             Input::Operator { session, action, by, why } => {
                 self.handle_operator(effects, now, session, action, by, why);
             }
@@ -452,7 +465,7 @@ impl Engine {
         identity: Identity,
         request: RequestSeen,
         route: String,
-        net_ip: String,
+        (net_ip, net_country): (String, String),
     ) {
         let session = self.open(effects, now, identity);
         let Some(tracked) = self.sessions.get_mut(&session) else { return };
@@ -462,6 +475,7 @@ impl Engine {
         let elsewhere = tracked.facts.route != route || tracked.facts.net_ip != net_ip;
         tracked.facts.route = route;
         tracked.facts.net_ip = net_ip;
+        tracked.facts.net_country = net_country;
         if let (Some(detector), Some(watched)) = (&self.detector, &mut tracked.watched) {
             watched.observe_request(now, request);
             tracked.facts.flow = FlowFacts::from(watched.flow());
@@ -481,11 +495,23 @@ impl Engine {
         }
     }
 
-    fn handle_challenge_passed(&mut self, effects: &mut Vec<Effect>, now: Timestamp, session: SessionId) {
+    /// A challenge was passed, or the person logged in again, which proves more.
+    fn handle_proof(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        now: Timestamp,
+        session: SessionId,
+        is_step_up: bool,
+    ) {
         let Some(tracked) = self.sessions.get_mut(&session) else { return };
         tracked.challenge_passed_at = Some(now);
         tracked.facts.challenge_passed = true;
-        if tracked.standing == Standing::Challenge {
+        let lifted = match tracked.standing {
+            Standing::Challenge => true,
+            Standing::StepUp { .. } => is_step_up,
+            _ => false,
+        };
+        if lifted {
             self.stand(effects, now, session, Standing::Allow, now);
         }
     }
@@ -568,7 +594,7 @@ impl Engine {
         if !revoked {
             self.pardon(effects, now, session, until);
         } else if !tracked.is_pardoned(now) && !tracked.revoked && until > now {
-            let stands_already = matches!(tracked.standing, Standing::Deny { .. });
+            let stands_already = matches!(tracked.standing, Standing::Deny { .. } | Standing::Tarpit { .. });
             if stands_already && until <= tracked.standing_until {
                 // The board echoes a denial made here: a measure for a while, which ends by itself.
                 return;
@@ -576,7 +602,7 @@ impl Engine {
             tracked.revoked = true;
             // Keep the number the person may already have been shown.
             let incident = match &tracked.standing {
-                Standing::Deny { incident } => incident.clone(),
+                Standing::Deny { incident } | Standing::Tarpit { incident, .. } => incident.clone(),
                 _ => String::new(),
             };
             self.stand(effects, now, session, Standing::Deny { incident }, until);
@@ -817,6 +843,9 @@ impl Engine {
                 (Standing::Deny { incident: id }, revocation_until(&self.limits, now, &tracked.identity))
             }
             Measure::Deny => (Standing::Deny { incident: id }, rule.hold_until(now)),
+            Measure::Tarpit { delay_ms } => {
+                (Standing::Tarpit { incident: id, delay_ms: *delay_ms }, rule.hold_until(now))
+            }
         };
         // A milder rule never softens what stands.
         if rank(&standing) >= standing_rank {
@@ -978,6 +1007,7 @@ fn rank(standing: &Standing) -> u8 {
         Standing::Challenge => 3,
         Standing::StepUp { .. } => 4,
         Standing::Deny { .. } => 5,
+        Standing::Tarpit { .. } => 6,
     }
 }
 

@@ -475,7 +475,7 @@ pub static FACTS: &[Fact] = &[
     Fact {
         name: "net.country",
         kind: FactKind::Text { words: &[] },
-        doc: "Two-letter country of that address; \"\" if unknown.",
+        doc: "Two-letter country of that address; \"\" if unknown, as without `proxy.country_file`.",
         tellable: true,
         of_request: false,
         get: |facts| FactValue::Text(&facts.net_country),
@@ -484,7 +484,7 @@ pub static FACTS: &[Fact] = &[
     Fact {
         name: "challenge.passed",
         kind: FactKind::Bool,
-        doc: "The session passed a challenge within the policy's pass time.",
+        doc: "The session passed a challenge, or logged in again, within the policy's pass time.",
         tellable: true,
         of_request: false,
         get: |facts| FactValue::Bool(facts.challenge_passed),

@@ -3,6 +3,7 @@
 //! Pure: no sockets, files, clock, OS randomness, async or environment. Knows models' vocabulary;
 //! must not know: how anything is carried out.
 
+pub mod alert;
 pub mod backtest;
 pub mod budget;
 pub mod case;

@@ -3,6 +3,7 @@
 //! A rule that stands in a `PolicySet` names only facts that exist, can be reached, and cannot shut
 //! people out without a budget. Must not know: sessions, time, where files come from.
 
+use crate::alert::{ALERTS_MAX, Alert, SINKS};
 use crate::condition::Condition;
 use crate::document::{Document, Fields, MISTAKES_MAX, Node, Position, Reader, Value, nearest};
 use crate::engine::{Action, Mode};
@@ -41,6 +42,9 @@ pub const LOGOUTS_PER_MINUTE_MAX: u64 = 1_000;
 const HOLD_MS: u64 = 10 * 60_000;
 const COOL_DOWN_MS: u64 = 10 * 60_000;
 const CHALLENGE_PASS_MS: u64 = 30 * 60_000;
+const TARPIT_DELAY_MS: u64 = 20_000;
+/// Longest delay of one answer: past a minute most clients have given up, and only we go on waiting.
+pub const TARPIT_DELAY_MS_MAX: u64 = 60_000;
 
 /// A whole policy, checked.
 #[derive(Clone, Debug)]
@@ -54,6 +58,7 @@ pub struct PolicySet {
     narrowed: Vec<(String, Vec<bool>)>,
     /// Narrow ones first: session, address, route.
     limits: Vec<Limit>,
+    alerts: Vec<Alert>,
     /// Allow rules that a request alone can satisfy, by position.
     at_door: Vec<usize>,
     pub budget: Budget,
@@ -90,6 +95,7 @@ pub enum Measure {
     Logout,
     LogoutEverywhere,
     Deny,
+    Tarpit { delay_ms: u64 },
 }
 
 /// How many people a policy may shut out before it is taken for mistaken.
@@ -196,6 +202,11 @@ impl PolicySet {
         &self.limits
     }
 
+    /// Who is told of what; the sinks of no row are told as the configuration says.
+    pub fn alerts(&self) -> &[Alert] {
+        &self.alerts
+    }
+
     /// The allow rule that lets a request through on what the request itself says: its route, address
     /// and login. Rules that look at how a session behaves are the engine's to read.
     pub fn allows_at_door(&self, facts: &Facts) -> Option<&Rule> {
@@ -236,6 +247,7 @@ impl Measure {
             Measure::Logout => Action::Logout,
             Measure::LogoutEverywhere => Action::LogoutEverywhere,
             Measure::Deny => Action::Deny,
+            Measure::Tarpit { .. } => Action::Tarpit,
         }
     }
 }
@@ -243,7 +255,7 @@ impl Measure {
 impl Action {
     /// Whether it shuts a person out, and so draws on the budget.
     pub fn shuts_out(self) -> bool {
-        matches!(self, Action::Logout | Action::LogoutEverywhere | Action::Deny)
+        matches!(self, Action::Logout | Action::LogoutEverywhere | Action::Deny | Action::Tarpit)
     }
 }
 
@@ -288,6 +300,7 @@ pub(crate) const ACTIONS: &[(&str, Action)] = &[
     ("logout", Action::Logout),
     ("logout-everywhere", Action::LogoutEverywhere),
     ("deny", Action::Deny),
+    ("tarpit", Action::Tarpit),
 ];
 
 /// What has been read so far of a policy and its snippets.
@@ -297,6 +310,7 @@ struct Draft {
     rules: Vec<Rule>,
     routes: Vec<(Route, Arc<str>, Position)>,
     limits: Vec<(Limit, Position)>,
+    alerts: Vec<(Alert, Position)>,
     budget: Option<Budget>,
     challenge_pass_ms: Option<u64>,
     imports: Vec<(String, Position, String)>,
@@ -323,6 +337,7 @@ impl Draft {
             version: hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
             narrowed: narrowed.collect(),
             limits,
+            alerts: self.alerts.into_iter().map(|(alert, _)| alert).collect(),
             at_door: (0..self.rules.len()).filter(|index| at_door(&self.rules[*index])).collect(),
             fallback: routes
                 .iter()
@@ -338,7 +353,7 @@ impl Draft {
 }
 
 pub(crate) const POLICY_KEYS: &[&str] =
-    &["mode", "import", "routes", "rules", "limits", "budget", "challenge"];
+    &["mode", "import", "routes", "rules", "limits", "budget", "challenge", "alerts"];
 
 fn read<'d>(reader: &mut Reader<'d>) -> Option<Draft> {
     let document = reader.document;
@@ -370,6 +385,7 @@ fn read<'d>(reader: &mut Reader<'d>) -> Option<Draft> {
     }
     read_lists(reader, &fields, &mut draft);
     read_limits(reader, &fields, &mut draft);
+    read_alerts(reader, &fields, &mut draft);
     draft.budget = read_budget(reader, &fields);
     Some(draft)
 }
@@ -495,7 +511,7 @@ fn read_match<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) -> Optio
 }
 
 pub(crate) const RULE_KEYS: &[&str] =
-    &["name", "when", "mode", "action", "for", "cool_down", "reason", "tag", "throttle", "step_up"];
+    &["name", "when", "mode", "action", "for", "cool_down", "reason", "tag", "throttle", "step_up", "tarpit"];
 
 fn read_rule<'d>(
     reader: &mut Reader<'d>,
@@ -598,7 +614,13 @@ fn read_measure<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Meas
         return None;
     };
     let action = reader.one_of(node, &path, ACTIONS)?;
-    for (key, owner) in [("tag", Action::Tag), ("throttle", Action::Throttle), ("step_up", Action::StepUp)] {
+    let owners = [
+        ("tag", Action::Tag),
+        ("throttle", Action::Throttle),
+        ("step_up", Action::StepUp),
+        ("tarpit", Action::Tarpit),
+    ];
+    for (key, owner) in owners {
         if action != owner
             && let Some((node, path)) = fields.get(key)
         {
@@ -615,6 +637,7 @@ fn read_measure<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Meas
         Action::Logout => Some(Measure::Logout),
         Action::LogoutEverywhere => Some(Measure::LogoutEverywhere),
         Action::Deny => Some(Measure::Deny),
+        Action::Tarpit => read_tarpit(reader, fields),
         Action::Pardon | Action::BudgetTrip => None,
     }
 }
@@ -717,6 +740,67 @@ fn read_limit<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str, default_
     })
 }
 
+pub(crate) const ALERT_KEYS: &[&str] = &["name", "to", "actions", "rules", "shadow", "cool_down"];
+
+fn read_alerts<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>, draft: &mut Draft) {
+    let Some((node, field)) = fields.get("alerts") else { return };
+    let items = reader.sequence(node, &field).unwrap_or(&[]);
+    if items.len() > ALERTS_MAX {
+        reader.mistake(node.at, &field, format!("more than {ALERTS_MAX} alerts"), None);
+    }
+    for (index, item) in items.iter().take(ALERTS_MAX).enumerate() {
+        let path = format!("{field}[{index}]");
+        let Some(alert) = read_alert(reader, item, &path) else { continue };
+        if draft.alerts.iter().any(|(other, _)| other.name == alert.name) {
+            let message = format!("two alerts are called `{}`", alert.name);
+            reader.mistake(item.at, &format!("{path}.name"), message, None);
+        }
+        draft.alerts.push((alert, item.at));
+    }
+}
+
+fn read_alert<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) -> Option<Alert> {
+    let fields = reader.mapping(node, field, ALERT_KEYS)?;
+    let name = read_name(reader, &fields);
+    let sinks: Vec<(&str, &'static str)> = SINKS.iter().map(|sink| (*sink, *sink)).collect();
+    let to = match fields.get("to") {
+        Some((node, path)) => read_words(reader, node, &path, &sinks)?,
+        None => Vec::new(),
+    };
+    if to.is_empty() {
+        let hint = format!("one or several of {}", SINKS.join(", "));
+        reader.mistake(fields.at, &fields.path("to"), "missing", Some(hint));
+    }
+    let others = [("pardon", Action::Pardon), ("budget-trip", Action::BudgetTrip)];
+    let told: Vec<(&str, Action)> = ACTIONS.iter().copied().chain(others).collect();
+    let actions = match fields.get("actions") {
+        Some((node, path)) => read_words(reader, node, &path, &told)?,
+        None => Vec::new(),
+    };
+    let rules = fields.get("rules").and_then(|(node, path)| reader.texts(node, &path));
+    let shadow = fields.get("shadow").and_then(|(node, path)| reader.boolean(node, &path));
+    let cool_down_ms = match fields.get("cool_down") {
+        Some((node, path)) => reader.duration_ms(node, &path, 0, SPAN_MS_MAX)?,
+        None => 0,
+    };
+    Some(Alert { name: name?.into(), to, actions, rules, shadow: shadow.unwrap_or(false), cool_down_ms })
+}
+
+/// One word of a closed list, or a list of them.
+fn read_words<'d, T: Copy>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    field: &str,
+    words: &[(&str, T)],
+) -> Option<Vec<T>> {
+    if !matches!(node.value, Value::Sequence(_)) {
+        return Some(vec![reader.one_of(node, field, words)?]);
+    }
+    let items = reader.sequence(node, field)?;
+    let read = |(index, item)| reader.one_of(item, &format!("{field}[{index}]"), words);
+    Some(items.iter().enumerate().filter_map(read).collect())
+}
+
 fn read_step_up<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Measure> {
     let (mut acr_values, mut max_age_seconds) = (String::new(), 0);
     if let Some((node, path)) = fields.get("step_up") {
@@ -735,6 +819,18 @@ fn read_step_up<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Meas
         }
     }
     Some(Measure::StepUp { acr_values, max_age_seconds })
+}
+
+fn read_tarpit<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Option<Measure> {
+    let Some((node, path)) = fields.get("tarpit") else {
+        return Some(Measure::Tarpit { delay_ms: TARPIT_DELAY_MS });
+    };
+    let fields = reader.mapping(node, &path, &["delay"])?;
+    let delay_ms = match fields.get("delay") {
+        Some((node, path)) => reader.duration_ms(node, &path, 1_000, TARPIT_DELAY_MS_MAX)?,
+        None => TARPIT_DELAY_MS,
+    };
+    Some(Measure::Tarpit { delay_ms })
 }
 
 fn read_reason<'d>(reader: &mut Reader<'d>, node: &'d Node, path: &str) -> Option<Reason> {
@@ -846,7 +942,7 @@ fn check_names(mistakes: &mut Vec<PolicyError>, draft: &Draft) {
     }
 }
 
-/// Rules and limits that name a route that is none, and routes that name a rule that is none.
+/// Rules and limits that name a route that is none; routes and alerts that name a rule that is none.
 fn check_routes(mistakes: &mut Vec<PolicyError>, draft: &Draft, file: &str) {
     for (route, file, at) in &draft.routes {
         for name in route.rules.iter().flatten() {
@@ -865,6 +961,23 @@ fn check_routes(mistakes: &mut Vec<PolicyError>, draft: &Draft, file: &str) {
     }
     let known =
         |name: &str| name == DEFAULT_ROUTE || draft.routes.iter().any(|(route, ..)| route.name == name);
+    for (index, (route, file, at)) in draft.routes.iter().enumerate() {
+        if let Some((earlier, ..)) = draft.routes[..index].iter().find(|(other, ..)| route.is_behind(other)) {
+            mistakes.push(PolicyError {
+                file: file.to_string(),
+                line: at.line,
+                column: at.column,
+                field: "match".into(),
+                message: format!(
+                    "route `{}` can never match: route `{}` takes every such request before",
+                    route.name, earlier.name
+                ),
+                hint: Some(
+                    "the first route that matches a request names it; put the narrower one first".into(),
+                ),
+            });
+        }
+    }
     for (limit, at) in &draft.limits {
         for name in limit.routes.iter().flatten().filter(|name| !known(name)) {
             let names = draft.routes.iter().map(|(route, ..)| route.name.as_str()).chain([DEFAULT_ROUTE]);
@@ -874,6 +987,21 @@ fn check_routes(mistakes: &mut Vec<PolicyError>, draft: &Draft, file: &str) {
                 column: at.column,
                 field: "limits".into(),
                 message: format!("limit `{}` names an unknown route `{name}`", limit.name),
+                hint: nearest(name, names).map(|near| format!("did you mean `{near}`?")),
+            });
+        }
+    }
+    // `operator` stands for what people do on the operators' page.
+    let is_rule = |name: &str| name == "operator" || draft.rules.iter().any(|rule| *rule.name == *name);
+    for (alert, at) in &draft.alerts {
+        for name in alert.rules.iter().flatten().filter(|name| !is_rule(name)) {
+            let names = draft.rules.iter().map(|rule| &*rule.name).chain(["operator"]);
+            mistakes.push(PolicyError {
+                file: file.to_owned(),
+                line: at.line,
+                column: at.column,
+                field: "alerts".into(),
+                message: format!("alert `{}` names an unknown rule `{name}`", alert.name),
                 hint: nearest(name, names).map(|near| format!("did you mean `{near}`?")),
             });
         }

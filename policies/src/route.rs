@@ -74,6 +74,13 @@ impl Route {
     pub fn matches(&self, request: &RequestLine<'_>) -> bool {
         self.matches.iter().any(|candidate| candidate.matches(request))
     }
+
+    /// Whether `earlier` takes every request that this route could match. Sound, not complete: what only
+    /// several routes take together is not seen.
+    pub(crate) fn is_behind(&self, earlier: &Route) -> bool {
+        let taken = |wanted: &Match| earlier.matches.iter().any(|candidate| candidate.covers(wanted));
+        !self.matches.is_empty() && self.matches.iter().all(taken)
+    }
 }
 
 impl Match {
@@ -95,7 +102,39 @@ impl Match {
     }
 }
 
+impl Match {
+    /// Whether every request that `other` matches is matched by this, too.
+    fn covers(&self, other: &Match) -> bool {
+        let host = self.host.as_ref().is_none_or(|host| {
+            let Some(other) = &other.host else { return false };
+            let (host, other) = (host.to_ascii_lowercase(), other.to_ascii_lowercase());
+            let below = |parent: &str| other.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
+            host == other || host.strip_prefix("*.").is_some_and(below)
+        });
+        let path =
+            self.path.as_ref().is_none_or(|path| other.path.as_ref().is_some_and(|other| path.covers(other)));
+        let methods = self.methods.is_empty()
+            || !other.methods.is_empty() && other.methods.iter().all(|method| self.methods.contains(method));
+        let header = |(name, wanted): &(String, String)| {
+            other.headers.iter().any(|(also, value)| also == name && (wanted == "*" || wanted == value))
+        };
+        host && path && methods && self.headers.iter().all(header)
+    }
+}
+
 impl PathPattern {
+    fn covers(&self, other: &PathPattern) -> bool {
+        let long_enough = if self.rest {
+            other.segments.len() >= self.segments.len()
+        } else {
+            !other.rest && other.segments.len() == self.segments.len()
+        };
+        let covers = |(wanted, other): (&String, &String)| {
+            if wanted == "*" { !other.is_empty() } else { wanted == other }
+        };
+        long_enough && self.segments.iter().zip(&other.segments).all(covers)
+    }
+
     /// Reads a pattern; the error says what is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<PathPattern, &'static str> {
         let Some(path) = text.strip_prefix('/') else { return Err("a path starts with `/`") };
@@ -174,6 +213,41 @@ mod tests {
         for wrong in ["login", "/a*b", "/a**", "/a/../b", "/a//b"] {
             assert!(PathPattern::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_route_behind_another_is_seen() {
+        let path = |text: &str| Match { path: PathPattern::parse(text).ok(), ..Match::default() };
+        let route = |matches: Vec<Match>| Route { matches, ..Route::fallback() };
+        for (earlier, later, expected) in [
+            ("/api/**", "/api/write", true),
+            ("/api/**", "/api", true),
+            ("/api/**", "/api/**", true),
+            ("/**", "/api/*/x", true),
+            ("/api/*", "/api/write", true),
+            ("/api/*", "/api/", false),
+            ("/api/*", "/api/**", false),
+            ("/api/write", "/api/*", false),
+            ("/api/a/**", "/api/**", false),
+            ("/api", "/apis", false),
+        ] {
+            let behind = route(vec![path(later)]).is_behind(&route(vec![path(earlier)]));
+            assert_eq!(behind, expected, "{earlier} before {later}");
+        }
+        let both = route(vec![path("/a"), path("/b")]);
+        assert!(both.is_behind(&route(vec![path("/b"), path("/a/**")])));
+        assert!(!both.is_behind(&route(vec![path("/a")])));
+        assert!(!route(Vec::new()).is_behind(&both), "what is left over is behind nothing");
+        let on = |host: &str, methods: &[&str], header: &str| {
+            let methods = methods.iter().map(|method| (*method).to_owned()).collect();
+            let headers = if header.is_empty() { Vec::new() } else { vec![("x".into(), header.to_owned())] };
+            route(vec![Match { host: Some(host.into()), path: None, methods, headers }])
+        };
+        assert!(on("A.shop.example", &["GET"], "1").is_behind(&on("*.shop.example", &["GET", "PUT"], "*")));
+        assert!(!on("shop.example", &[], "").is_behind(&on("*.shop.example", &[], "")));
+        assert!(!on("a.example", &[], "").is_behind(&on("a.example", &["GET"], "")));
+        assert!(!on("a.example", &[], "*").is_behind(&on("a.example", &[], "1")));
+        assert!(on("a.example", &[], "1").is_behind(&route(vec![Match::default()])));
     }
 
     #[test]

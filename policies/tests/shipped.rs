@@ -23,7 +23,7 @@ macro_rules! shipped {
 
 const SHIPPED: &[(&str, &str, &str)] = shipped!["default", "demo", "balanced", "strict", "login-only", "api"];
 /// So that none is lost to a slip in the markup.
-const EXAMPLES: usize = 21;
+const EXAMPLES: usize = 22;
 const DOCS: &str = include_str!("../../docs/policies.md");
 
 fn parse(name: &str, yaml: &str) -> Arc<PolicySet> {
@@ -129,6 +129,10 @@ fn the_schema_refuses_what_the_parser_refuses() {
         "rules: [{name: a, when: 'true', action: tag, tag: 'a b'}]",
         "rules: []\nbudget: {logouts_share_max: 2}",
         "rules: []\nbudget: {logouts_per_minute_max: -1}",
+        "rules: [{name: a, when: 'true', action: tarpit, tarpit: {dely: 5s}}]",
+        "rules: []\nalerts: [{name: a}]",
+        "rules: []\nalerts: [{name: a, to: pigeon}]",
+        "rules: []\nalerts: [{name: a, to: mail, cool_down: soon}]",
         "rules: []\nlimits: [{name: a, per: session}]",
         "rules: []\nlimits: [{name: a, per: person, requests_per_minute: 5}]",
         "rules: []\nlimits: [{name: a, per: session, requests_per_minute: 0}]",

@@ -128,6 +128,7 @@ fn sentence(incident: &Incident) -> String {
             ("was logged out, with all sessions of the same person", "would have been logged out everywhere")
         }
         Action::Deny => ("was refused", "would have been refused"),
+        Action::Tarpit => ("was refused, slowly", "would have been refused, slowly"),
         Action::Pardon => ("was let in again", "would have been let in again"),
         Action::Challenge | Action::StepUp => ("was asked for a proof", "would have been asked for a proof"),
         Action::Throttle => ("was slowed down", "would have been slowed down"),
@@ -221,6 +222,7 @@ pub fn action_name(action: Action) -> &'static str {
         Action::Logout => "logout",
         Action::LogoutEverywhere => "logout-everywhere",
         Action::Deny => "deny",
+        Action::Tarpit => "tarpit",
         Action::Pardon => "pardon",
         Action::BudgetTrip => "budget-trip",
     }

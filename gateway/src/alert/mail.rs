@@ -183,14 +183,9 @@ impl AlertSink for MailSink {
 
     /// What takes a login away. The rest is on the ops page and in the log: too much mail goes unread.
     fn wants(&self, incident: &Incident) -> bool {
-        match incident.action {
-            // Nothing is enforced any more, or somebody is spared: always worth a mail.
-            Action::BudgetTrip => true,
-            Action::Logout | Action::LogoutEverywhere | Action::Deny => {
-                self.shadow || incident.mode == Mode::Enforce
-            }
-            _ => false,
-        }
+        // With the budget used up nothing is enforced any more, or somebody is spared: always worth a mail.
+        incident.action == Action::BudgetTrip
+            || incident.action.shuts_out() && (self.shadow || incident.mode == Mode::Enforce)
     }
 
     async fn deliver(&self, incident: &Incident) -> Result<(), AlertError> {

@@ -9,6 +9,7 @@ use gaitway_policies::PolicySet;
 use gaitway_policies::backtest::{Outcome, Replay};
 use gaitway_policies::case::{self, Case};
 use gaitway_policies::document::{Document, Mistake, Reader};
+use gaitway_policies::engine::Action;
 use gaitway_policies::facts::{FACTS, Facts};
 use gaitway_policies::policy::SCHEMA;
 use gaitway_policies::record::Recording;
@@ -442,7 +443,21 @@ fn read(path: &Path) -> anyhow::Result<String> {
 fn summary(policies: &PolicySet) -> String {
     let rules = policies.rules().len();
     let effect = if policies.enforces() { "enforces" } else { "only shadows" };
-    format!("no mistakes; {rules} rules, {effect}, version {}", policies.version())
+    let limits = match policies.limits().len() {
+        0 => String::new(),
+        1 => ", 1 limit".into(),
+        many => format!(", {many} limits"),
+    };
+    let mut text = format!("no mistakes; {rules} rules{limits}, {effect}, version {}", policies.version());
+    for rule in policies.rules().iter().filter(|rule| rule.measure.action() == Action::StepUp) {
+        let _ = write!(
+            text,
+            "\n  {}:{}: note: rule {} sends people to the identity provider; where the configuration names none \
+             they are asked as by `challenge`",
+            rule.file, rule.at.line, rule.name
+        );
+    }
+    text
 }
 
 /// Prints every mistake on a line of its own, so that editors can jump to it; gives their number.

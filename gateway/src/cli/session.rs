@@ -434,6 +434,7 @@ fn standing(view: &SessionView, now: Timestamp) -> String {
         Standing::Throttle { requests_per_minute, .. } => format!("at most {requests_per_minute}/min"),
         Standing::Challenge => "asked for a check".into(),
         Standing::StepUp { .. } => "asked to sign in again".into(),
+        Standing::Tarpit { .. } => "refused slowly".into(),
         Standing::Deny { .. } => "logged out".into(),
     }
 }
@@ -450,6 +451,7 @@ fn action(action: Action, mode: Mode) -> &'static str {
         Action::Logout => ("logged out", "would log out"),
         Action::LogoutEverywhere => ("logged out everywhere", "would log out everywhere"),
         Action::Deny => ("refused", "would refuse"),
+        Action::Tarpit => ("refused slowly", "would refuse slowly"),
         Action::Pardon => ("pardoned", "would pardon"),
         Action::BudgetTrip => ("switched enforcement off", "spared the account"),
     };

@@ -4,7 +4,7 @@
 //! Must not know: where a setting was said.
 
 use super::settings::{Kind, walk};
-use super::{Config, Jwt, Mail, Oidc};
+use super::{Config, Jwt, Mail, Oidc, reference};
 use std::path::Path;
 
 /// Algorithms a token may be signed with, and whether the key is a shared secret.
@@ -32,7 +32,7 @@ pub(super) fn contradictions(
     environment: &[(String, String)],
     say: &mut impl FnMut(&[&str], String),
 ) {
-    addresses(config, say);
+    addresses(config, environment, say);
     zeros(config, say);
     if config.tls.certificate.is_some() && config.tls.key.is_none() {
         say(&["tls.certificate", "tls.key"], "needs tls.key beside it".into());
@@ -89,10 +89,13 @@ pub(super) fn variables_named(config: &Config) -> Vec<&str> {
     let jwt = config.identity.jwt.as_ref().and_then(|jwt| jwt.key_env.as_deref());
     let oidc = config.identity.oidc.as_ref().and_then(|oidc| oidc.client_secret_env.as_deref());
     let mail = config.alerts.mail.as_ref().and_then(|mail| mail.password_env.as_deref());
-    jwt.into_iter().chain(oidc).chain(mail).collect()
+    let secret = config.alerts.webhook.as_ref().map(|webhook| webhook.secret.as_str());
+    let texts = [config.revocation.redis.as_deref(), config.store.postgres.as_deref(), secret];
+    let references = texts.into_iter().flatten().filter_map(reference::variable);
+    jwt.into_iter().chain(oidc).chain(mail).chain(references).collect()
 }
 
-fn addresses(config: &Config, say: &mut impl FnMut(&[&str], String)) {
+fn addresses(config: &Config, environment: &[(String, String)], say: &mut impl FnMut(&[&str], String)) {
     if config.upstream.is_empty() {
         let how = "is missing: the app's address, such as http://127.0.0.1:8080 (--upstream or GAITWAY_UPSTREAM will do)";
         say(&["upstream"], how.into());
@@ -107,9 +110,26 @@ fn addresses(config: &Config, say: &mut impl FnMut(&[&str], String)) {
         ("store.postgres", &config.store.postgres, &["postgres", "postgresql"][..]),
         ("alerts.ops_url", &config.alerts.ops_url, &["http", "https"][..]),
     ];
+    let variable =
+        |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
     for (path, address, schemes) in addresses {
-        if let Some(Err(why)) = address.as_ref().map(|address| url(address, schemes, true)) {
+        let Some(address) = address else { continue };
+        let checked = reference::resolve_in(address, &variable)
+            .map_err(|error| error.to_string())
+            .and_then(|address| url(&address, schemes, true));
+        if let Err(why) = checked {
             say(&[path], why);
+        }
+    }
+    if let Some(webhook) = &config.alerts.webhook {
+        if let Err(why) = url(&webhook.url, &["http", "https"], true) {
+            say(&["alerts.webhook.url", "alerts.webhook"], why);
+        }
+        if !reference::is_reference(&webhook.secret) {
+            let how = "names where the secret is: ${file:/path} or ${env:NAME}, never the secret itself";
+            say(&["alerts.webhook.secret", "alerts.webhook"], how.into());
+        } else if let Err(error) = reference::resolve_in(&webhook.secret, &variable) {
+            say(&["alerts.webhook.secret"], error.to_string());
         }
     }
 }
@@ -318,6 +338,7 @@ fn files(config: &Config, say: &mut impl FnMut(&[&str], String)) {
         ("tls.certificate", config.tls.certificate.as_deref()),
         ("tls.key", config.tls.key.as_deref()),
         ("proxy.upstream_ca", config.proxy.upstream_ca.as_deref()),
+        ("proxy.country_file", config.proxy.country_file.as_deref()),
         ("identity.jwt.key_file", jwt.and_then(|jwt| jwt.key_file.as_deref())),
         ("identity.oidc.client_secret_file", oidc.and_then(|oidc| oidc.client_secret_file.as_deref())),
         ("models.artifact", config.models.artifact.as_deref()),
@@ -326,6 +347,7 @@ fn files(config: &Config, say: &mut impl FnMut(&[&str], String)) {
         ("revocation.redis_ca", config.revocation.redis_ca.as_deref()),
         ("alerts.mail.password_file", mail.and_then(|mail| mail.password_file.as_deref())),
         ("alerts.mail.ca", mail.and_then(|mail| mail.ca.as_deref())),
+        ("alerts.webhook.ca", config.alerts.webhook.as_ref().and_then(|webhook| webhook.ca.as_deref())),
         ("ops.password_file", config.ops.password_file.as_deref()),
     ];
     for (path, file) in named {

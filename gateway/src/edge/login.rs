@@ -11,7 +11,7 @@ use crate::proxy::identity::login::{Begun, Login, LoginError, LogoutError};
 use crate::proxy::identity::provider::Ask;
 use bytes::Bytes;
 use gaitway_models::Timestamp;
-use gaitway_policies::Input;
+use gaitway_policies::{Identity, Input};
 use http::{Method, Response, StatusCode, header};
 use metrics::counter;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,6 +103,38 @@ impl Edge {
         problem(StatusCode::UNAUTHORIZED, &body)
     }
 
+    /// Where the page load of a session goes that must prove more: to the provider it was `provided` by, with
+    /// what is asked of it (RFC 9470); any other session is asked for presence.
+    pub fn step_up_page(
+        &self,
+        identity: &Identity,
+        provided: bool,
+        (acr_values, max_age_seconds): (&str, u64),
+        request: &EdgeRequest<'_>,
+    ) -> Response<Bytes> {
+        let Some(login) = self.login.as_ref().filter(|_| provided) else {
+            return self.challenge_page(identity, request);
+        };
+        if !matches!(*request.method, Method::GET | Method::HEAD) {
+            // What was posted is sent nowhere else; the page's own address leads to the provider.
+            return html(StatusCode::UNAUTHORIZED, self.pages.login_needed(request.headers, request.path));
+        }
+        let back = match request.query {
+            Some(query) => format!("{}?{query}", request.path),
+            None => request.path.to_owned(),
+        };
+        let ask = Ask {
+            // A rule that asks for nothing in particular wants a person to answer, not a cookie.
+            anew: acr_values.is_empty() && max_age_seconds == 0,
+            age_seconds_max: (max_age_seconds > 0).then_some(max_age_seconds),
+            acr_values: (!acr_values.is_empty()).then(|| acr_values.to_owned()),
+        };
+        match login.begin(request.headers, &back, &ask, Some(identity.session), clock::now()) {
+            Some(begun) => redirect(StatusCode::FOUND, begun),
+            None => self.login_failed(&LoginError::Unreachable, request),
+        }
+    }
+
     /// There is a login, and nobody can say whose: neither in nor out.
     pub fn login_unknown(&self) -> Response<Bytes> {
         let body = serde_json::json!({
@@ -134,7 +166,7 @@ impl Edge {
                 counter!("gaitway_logins_total", "outcome" => "logged_in").increment(1);
                 if finished.stepped_up {
                     let session = finished.identity.session;
-                    self.shards.offer(&session, Input::ChallengePassed { session });
+                    self.shards.offer(&session, Input::StepUpPassed { session });
                     self.until_unchallenged(&session).await;
                 }
                 let begun = Begun { location: finished.back, set_cookies: finished.set_cookies };

@@ -24,11 +24,12 @@ const ACTION = {
   logout: ['logged out', 'would log out', 'bad'],
   'logout-everywhere': ['logged out everywhere', 'would log out everywhere', 'bad'],
   deny: ['refused', 'would refuse', 'bad'],
+  tarpit: ['refused slowly', 'would refuse slowly', 'bad'],
   pardon: ['pardoned', 'would pardon', 'good'],
   // In shadow mode it concerns one account only.
   'budget-trip': ['switched enforcement off', 'spared one account', 'bad'],
 };
-const SHUTS_OUT = ['logout', 'logout-everywhere', 'deny'];
+const SHUTS_OUT = ['logout', 'logout-everywhere', 'deny', 'tarpit'];
 const WHAT = {
   login: 'signed in', logout: 'signed out', revoke: 'logged out', pardon: 'pardoned', 'budget-reset': 'let rules enforce again', reload: 'loaded the policy',
 };
@@ -172,7 +173,7 @@ const state = {
 
 /** Evidence from which the model calls this session a bot; 0 while it has none to say. */
 const threshold = ({assessment: {bot_threshold: mark}}) => (mark > 0 && mark < 1e6 ? mark : 0);
-const isOut = (session) => session.refused !== null || session.standing.standing === 'deny';
+const isOut = (session) => session.refused !== null || ['deny', 'tarpit'].includes(session.standing.standing);
 const isPardoned = (session) => session.pardoned_until !== null && session.pardoned_until > state.now;
 const isPast = (session) => threshold(session) > 0 && session.assessment.bot_evidence >= threshold(session);
 const needsLook = (session) => !isPardoned(session) &&

@@ -146,6 +146,7 @@ impl TestOps {
             request,
             route: String::new(),
             net_ip: "192.0.2.1".into(),
+            net_country: "NL".into(),
         };
         assert!(self.shards.offer(&identity.session, input));
         eventually(|| async { self.shards.session(identity.session).await.is_some() }).await;

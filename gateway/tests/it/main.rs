@@ -8,6 +8,7 @@
     reason = "a test says what must hold by panicking"
 )]
 
+mod actions;
 mod app;
 mod connections;
 mod decisions;

@@ -158,3 +158,36 @@ async fn a_limit_in_shadow_counts_and_lets_everybody_through() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_know_the_country_of_an_address() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = App::start().await;
+    let policy = "mode: enforce
+rules:
+  - {name: home, when: net.country == \"NL\", action: allow}
+  - {name: abroad, when: net.country == \"JP\", action: challenge, for: 1h}
+limits:
+  - {name: everybody, per: address, requests_per_minute: 1, burst: 1}
+";
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/countries.mmdb");
+    let settings =
+        settings(directory.path(), policy).replace("proxy:\n", &format!("proxy:\n  country_file: {file}\n"));
+    let gateway = Gateway::start(&app.url(), &settings);
+    let http = Client::new();
+    let get = async |address: &str, session: &str| {
+        let request = http.get(gateway.url("/json")).header("x-forwarded-for", address);
+        request.header("cookie", format!("sid={session}-0123456789abcdef")).send().await.unwrap().status()
+    };
+    for _ in 0..4 {
+        assert_eq!(get("192.0.2.1", "home").await, StatusCode::OK, "the allow rule passes the limit");
+    }
+    assert_eq!(get("198.51.100.1", "abroad").await, StatusCode::OK);
+    // Another address of the same network, because that one's bucket is empty.
+    eventually("the rule has asked", async || {
+        gateway.metric("gaitway_incidents_total", "action=\"challenge\"").await >= 1.0
+    })
+    .await;
+    eventually("the session is asked", async || get("203.0.113.9", "abroad").await == StatusCode::FORBIDDEN)
+        .await;
+}

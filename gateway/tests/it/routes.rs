@@ -3,6 +3,7 @@
 use crate::app::{App, PAGE};
 use crate::gateway::{Gateway, eventually};
 use crate::servers::Redis;
+use reqwest::StatusCode;
 
 const POLICY: &str = "import: [plain.yaml]
 rules:
@@ -37,4 +38,68 @@ async fn a_route_may_go_without_the_collector_or_refuse_during_an_outage() {
     assert_eq!(get("/page").await.status(), 200, "the others go on");
     redis.restart();
     eventually("the strict route serves again", async || get("/json").await.status() == 200).await;
+}
+
+/// Every way to name a part of an app, and a rule that applies only where its route lists it.
+const PARTS: &str = "mode: enforce
+routes:
+  - {name: host, match: {host: '*.shop.example'}, rules: [ask]}
+  - {name: method, match: {path: /json, method: [PUT, DELETE]}, rules: [ask]}
+  - {name: header, match: {header: {x-part: admin}}, rules: [ask]}
+  - {name: path, match: {path: '/part/*/inner'}, rules: [ask]}
+  - {name: default, rules: []}
+rules:
+  - {name: ask, when: request.count >= 1, action: challenge, for: 1h}
+  - {name: friend, when: 'net.within(\"192.0.2.0/24\")', action: allow}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_acts_on_the_routes_that_list_it_and_an_allow_rule_everywhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.yaml");
+    std::fs::write(&file, PARTS).unwrap();
+    let app = App::start().await;
+    let settings = format!(
+        "policy:\n  file: {}\nproxy:\n  trusted_proxies: [127.0.0.0/8]\nidentity:\n  app_cookie: sid\n",
+        file.display()
+    );
+    let gateway = Gateway::start(&app.url(), &settings);
+    let http = reqwest::Client::new();
+    let ask = async |method: &str, path: &str, session: &str, more: (&'static str, &str)| {
+        let method = method.parse::<reqwest::Method>().unwrap();
+        let request = http.request(method, gateway.url(path)).header(more.0, more.1);
+        request.header("cookie", format!("sid={session}-0123456789abcdef")).send().await.unwrap().status()
+    };
+    let nothing = ("x-nothing", "1");
+    let friend = ("x-forwarded-for", "192.0.2.7");
+    // What is left over, and what is nearly one of the parts: nobody is asked anything there.
+    for (n, (method, path, more)) in [
+        ("GET", "/json", nothing),
+        ("GET", "/part/7/inner/more", nothing),
+        ("GET", "/json", ("host", "shop.example")),
+        ("GET", "/json", ("x-part", "user")),
+        ("PUT", "/json", friend),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for _ in 0..3 {
+            assert_eq!(ask(method, path, &format!("calm{n}"), more).await, StatusCode::OK, "{path} {more:?}");
+        }
+    }
+    for (n, (method, path, more)) in [
+        ("GET", "/json", ("host", "www.shop.example:8000")),
+        ("DELETE", "/json", nothing),
+        ("GET", "/json", ("x-part", "admin")),
+        ("GET", "/part/7/inner", nothing),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        eventually("the rule has asked", async || {
+            ask(method, path, &format!("part{n}"), more).await == StatusCode::FORBIDDEN
+        })
+        .await;
+    }
+    assert_eq!(gateway.metric("gaitway_incidents_total", "action=\"challenge\"").await, 4.0);
 }

@@ -14,3 +14,4 @@ mod postgres;
 mod smtp;
 mod stand_ins;
 mod store;
+mod webhook;

@@ -28,6 +28,8 @@ rules:
   - {name: slow, when: request.rate > 3.0, action: throttle, throttle: {requests_per_minute: 60}, for: 5m, cool_down: 5m}
   - {name: ask, when: bot.evidence > 4.0, action: challenge, for: 20m, cool_down: 5m}
   - {name: out, when: bot.evidence >= bot.threshold, action: logout, cool_down: 5m}
+  - {name: stronger, when: bot.evidence > 5.0 && bot.score > 0.7, action: step-up, for: 20m, cool_down: 5m}
+  - {name: mire, when: bot.evidence > 7.0 && request.rate > 4.0, action: tarpit, tarpit: {delay: 5s}, for: 1h, cool_down: 5m}
   - {name: no, when: bot.evidence > 6.0 && request.rate > 2.0, action: deny, for: 2h, cool_down: 5m}
 ";
 
@@ -69,6 +71,9 @@ struct Reached {
     held_by_pardon: usize,
     set_back: usize,
     ended: usize,
+    step_ups: usize,
+    step_ups_passed: usize,
+    tarpits: usize,
 }
 
 /// Where a broken promise was seen; written out only then.
@@ -132,6 +137,9 @@ fn every_promise_holds_after_every_step_of_256_seeds() {
         ("held by pardon", reached.held_by_pardon),
         ("clock set back", reached.set_back),
         ("standings ended by time", reached.ended),
+        ("step-ups", reached.step_ups),
+        ("step-ups passed", reached.step_ups_passed),
+        ("tarpits", reached.tarpits),
     ] {
         assert!(count >= 10, "{what} was reached only {count} times: {reached:?}");
     }
@@ -213,8 +221,10 @@ impl World {
                 request: RequestSeen::default(),
                 route: if self.rng.random_range(0..4) == 0 { "shop".into() } else { "app".into() },
                 net_ip: "192.0.2.1".into(),
+                net_country: "NL".into(),
             },
-            75..79 => Input::ChallengePassed { session },
+            75..77 => Input::ChallengePassed { session },
+            77..79 => Input::StepUpPassed { session },
             79..86 => Input::Operator {
                 session,
                 action: if self.rng.random_range(0..3) > 0 {
@@ -267,6 +277,7 @@ impl World {
             | Input::Request { identity, .. }
             | Input::Batch { identity, .. } => Some(identity.session),
             Input::ChallengePassed { session }
+            | Input::StepUpPassed { session }
             | Input::Operator { session, .. }
             | Input::Peer { session, .. } => Some(*session),
             Input::Tick | Input::ResetBudget { .. } => None,
@@ -488,15 +499,25 @@ impl Witness {
             self.reached.lifted_by_pardon +=
                 usize::from(pardoned && matches!(stood, Some(Standing::Deny { .. })));
             self.reached.ended += usize::from(matches!(input, Input::Tick));
+            if let Input::ChallengePassed { .. } = input {
+                assert_eq!(stood, Some(Standing::Challenge), "a challenge lifts nothing else: {place}");
+            }
+            if let Input::StepUpPassed { .. } = input {
+                let asked = matches!(stood, Some(Standing::StepUp { .. }));
+                assert!(asked || stood == Some(Standing::Challenge), "nor does a step-up: {place}");
+                self.reached.step_ups_passed += usize::from(asked);
+            }
             return;
         }
+        self.reached.step_ups += usize::from(matches!(standing, Standing::StepUp { .. }));
+        self.reached.tarpits += usize::from(matches!(standing, Standing::Tarpit { .. }));
         // A clock that was set back repeats what stands with its new end; nothing else says it twice.
         let repeated = stood.as_ref() == Some(standing);
         if by_policy && !repeated {
             assert!(policies.enforces() && !was_tripped, "shadow never enforces: {place}");
             assert!(self.pardons.get(&session).is_none_or(|until| now >= *until), "a pardon wins: {place}");
         }
-        if let Standing::Deny { incident } = standing {
+        if let Standing::Deny { incident } | Standing::Tarpit { incident, .. } = standing {
             if incident.is_empty() {
                 assert!(matches!(input, Input::Peer { .. }) || repeated, "{place}");
                 return;
@@ -521,5 +542,8 @@ impl Reached {
         self.held_by_pardon += other.held_by_pardon;
         self.set_back += other.set_back;
         self.ended += other.ended;
+        self.step_ups += other.step_ups;
+        self.step_ups_passed += other.step_ups_passed;
+        self.tarpits += other.tarpits;
     }
 }

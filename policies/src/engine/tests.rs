@@ -66,6 +66,7 @@ impl Story {
             request: RequestSeen::default(),
             route: "shop".into(),
             net_ip: "192.0.2.1".into(),
+            net_country: "NL".into(),
         })
     }
 
@@ -85,6 +86,7 @@ impl Story {
             Effect::Stand { standing, .. } => match standing {
                 Standing::Deny { incident } if incident.is_empty() => "deny(?)".into(),
                 Standing::Deny { .. } => "deny".into(),
+                Standing::Tarpit { .. } => "tarpit".into(),
                 other => format!("{other:?}").to_lowercase().split(' ').next().unwrap_or("").to_owned(),
             },
             Effect::Incident(incident) => {
@@ -374,4 +376,42 @@ fn incident_numbers_are_short_and_differ() {
     assert_eq!(ids.len(), 4096);
     assert!(ids.iter().all(|id| id.len() == 14 && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')));
     assert!(!ids.contains(&incident_id(now, 8, &mut 0, SessionId([9; 16]))));
+}
+
+const STRANGER: &str =
+    "  - {name: stranger, when: bot.evidence > 2.0, action: step-up, step_up: {max_age: 1m}, for: 1h}
+  - {name: ask, when: bot.evidence > 1.0, action: challenge, for: 1h}
+";
+
+#[test]
+fn a_step_up_is_lifted_by_a_new_login_and_not_by_a_challenge() {
+    let mut story = Story::with(STRANGER);
+    let session = SessionId([1; 16]);
+    assert_eq!(story.evidence(1, 3.0).said(), "enforce/stepup/stranger stepup");
+    assert_eq!(story.input(Input::ChallengePassed { session }).said(), "");
+    assert_eq!(story.input(Input::StepUpPassed { session }).said(), "allow");
+    assert_eq!(story.evidence(1, 3.0).said(), "", "the rule cools down");
+    // Whoever has logged in again need not press a button as well.
+    let mut story = Story::with(STRANGER);
+    assert_eq!(story.evidence(1, 1.5).said(), "enforce/challenge/ask challenge");
+    assert_eq!(story.input(Input::StepUpPassed { session }).said(), "allow");
+    assert_eq!(story.input(Input::StepUpPassed { session: SessionId([9; 16]) }).said(), "", "nobody here");
+}
+
+#[test]
+fn a_tarpit_is_a_refusal_for_a_while_that_draws_on_the_budget() {
+    let rule = "  - {name: mire, when: bot.evidence > 2.0, action: tarpit, tarpit: {delay: 5s}, for: 1h}\n";
+    let mut story = Story::with(rule);
+    assert_eq!(story.evidence(1, 3.0).said(), "enforce/tarpit/mire tarpit");
+    let Effect::Incident(incident) = &story.effects[0] else { panic!("an incident first") };
+    let stands = Standing::Tarpit { incident: incident.id.clone(), delay_ms: 5_000 };
+    assert_eq!(story.standing(1), stands);
+    // The board echoes it; that must not turn it into the end of the login.
+    let until = story.now.plus(Duration::from_millis(60 * MINUTE));
+    let session = SessionId([1; 16]);
+    assert_eq!(story.input(Input::Peer { session, revoked: true, until }).said(), "");
+    assert_eq!(story.standing(1), stands);
+    assert_eq!(story.operator(1, OperatorAction::Pardon).said(), "enforce/pardon/operator allow");
+    assert_eq!(story.evidence(1, 9.0).said(), "", "a pardon wins");
+    assert!(Action::Tarpit.shuts_out() && Action::Tarpit > Action::Deny);
 }

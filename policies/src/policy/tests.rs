@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::document::Mistake;
+use crate::engine::Incident;
 use crate::route::{Outage, RequestLine};
 
 fn mistakes(yaml: &str) -> String {
@@ -46,7 +47,7 @@ budget: {logouts_share_max: 2}
     expect_test::expect![[r#"
         p.yaml:1:7: mode: expected one of shadow, enforce, found `shadw` (did you mean `shadow`?)
         p.yaml:4:11: rules[0].when: unknown fact `bot.scor` (did you mean `bot.score`?)
-        p.yaml:5:13: rules[0].action: expected one of allow, log, tag, throttle, challenge, step-up, logout, logout-everywhere, deny, found `logot` (did you mean `logout`?)
+        p.yaml:5:13: rules[0].action: expected one of allow, log, tag, throttle, challenge, step-up, logout, logout-everywhere, deny, tarpit, found `logot` (did you mean `logout`?)
         p.yaml:9:17: rules[1].when: cannot compare a double with a string (numbers stand without quotes)
         p.yaml:11:5: rules[1].reson: unknown key (did you mean `reason`?)
         p.yaml:12:5: rules[2].name: missing (every decision names its rule; give it a short one such as `bot-logout`)
@@ -305,4 +306,91 @@ limits:
         .map(|n| format!("  - {{name: n{n}, per: route, requests_per_minute: 1}}\n"))
         .collect();
     assert!(mistakes(&format!("rules: []\nlimits:\n{many}")).contains("more than 16 limits"));
+}
+
+#[test]
+fn alerts_choose_by_action_rule_and_mode() {
+    let yaml = "
+rules:
+  - {name: out, when: bot.automation, action: logout, mode: enforce}
+  - {name: ask, when: bot.automation, action: challenge}
+budget: {}
+alerts:
+  - {name: desk, to: mail}
+  - {name: soc, to: [log, webhook], actions: [challenge, pardon], rules: [ask, operator], shadow: true, cool_down: 1h}
+";
+    let policies = PolicySet::parse("p.yaml", yaml).unwrap();
+    let [desk, soc] = policies.alerts() else { panic!("two alerts") };
+    assert_eq!((desk.to.as_slice(), soc.to.as_slice()), (&["mail"][..], &["log", "webhook"][..]));
+    assert_eq!((desk.cool_down_ms, soc.cool_down_ms), (0, 3_600_000));
+    let incident = |rule: &str, action: Action, mode: Mode| Incident {
+        id: "A".into(),
+        at: gaitway_models::Timestamp(0),
+        identity: crate::identity::Identity {
+            session: crate::identity::SessionId([0; 16]),
+            subject: None,
+            token: None,
+            expires_at: None,
+            issued_at: None,
+            groups: Vec::new(),
+        },
+        rule: rule.into(),
+        action,
+        mode,
+        by: "policy".into(),
+        reason: String::new(),
+        policy_version: String::new(),
+        facts: Facts::default(),
+        until: gaitway_models::Timestamp(0),
+    };
+    for (rule, action, mode, to_desk, to_soc) in [
+        ("out", Action::Logout, Mode::Enforce, true, false),
+        ("out", Action::Logout, Mode::Shadow, false, false),
+        ("ask", Action::Challenge, Mode::Shadow, false, true),
+        ("operator", Action::Pardon, Mode::Enforce, true, true),
+        ("ask", Action::Tarpit, Mode::Enforce, true, false),
+    ] {
+        let told = incident(rule, action, mode);
+        assert_eq!((desk.concerns(&told), soc.concerns(&told)), (to_desk, to_soc), "{rule} {action:?}");
+    }
+}
+
+#[test]
+fn mistakes_in_alerts_are_told_with_their_place() {
+    let yaml = "\
+rules: []
+alerts:
+  - {name: a}
+  - {name: b, to: male}
+  - {name: c, to: [log, pigeon]}
+  - {name: d, to: mail, actions: [logot]}
+  - {name: e, to: mail, rules: [nobody]}
+  - {name: e, to: mail, shadow: maybe}
+";
+    expect_test::expect![[r#"
+        p.yaml:3:5: alerts[0].to: missing (one or several of log, mail, webhook)
+        p.yaml:4:19: alerts[1].to: expected one of log, mail, webhook, found `male` (did you mean `mail`?)
+        p.yaml:5:25: alerts[2].to[1]: expected one of log, mail, webhook, found `pigeon`
+        p.yaml:6:35: alerts[3].actions[0]: expected one of allow, log, tag, throttle, challenge, step-up, logout, logout-everywhere, deny, tarpit, pardon, budget-trip, found `logot` (did you mean `logout`?)
+        p.yaml:7:5: alerts: alert `e` names an unknown rule `nobody`
+        p.yaml:8:5: alerts[5].name: two alerts are called `e`
+        p.yaml:8:33: alerts[5].shadow: expected true or false, found text"#]].assert_eq(&mistakes(yaml));
+}
+
+#[test]
+fn a_route_that_another_hides_is_a_mistake() {
+    let yaml = "\
+rules: []
+routes:
+  - {name: api, match: {path: /api/**}}
+  - {name: write, match: {path: /api/orders, method: POST}}
+";
+    expect_test::expect![[
+        "p.yaml:4:5: match: route `write` can never match: route `api` takes every such request before \
+         (the first route that matches a request names it; put the narrower one first)"
+    ]]
+    .assert_eq(&mistakes(yaml));
+    let (before, after) = yaml.split_once("  - {name: api").unwrap();
+    let (api, write) = after.split_once('\n').unwrap();
+    assert_eq!(mistakes(&format!("{before}{write}  - {{name: api{api}\n")), "none");
 }
