@@ -37,6 +37,7 @@ lab: ## bots, and people's movements of DATA, recorded through Gaitway: make lab
 	node lab/record.mjs --out target/lab/recordings $(if $(DATA),--people $(DATA)) $(LAB)
 
 RECORDINGS ?= $(firstword $(wildcard target/lab/recordings/index.csv) lab/recordings/index.csv)
+
 model: ## the shipped model and its card anew: make model DATA=folder-of-recordings
 	@test -n "$(DATA)" || { echo "usage: make model DATA=FOLDER (with index.csv and the session files it names)" >&2; exit 2; }
 	node lab/join.mjs target/lab/joined $(DATA) $(dir $(RECORDINGS))

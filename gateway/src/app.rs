@@ -55,8 +55,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = config.with_secrets()?;
     let secret = Arc::new(InstallSecret::load_or_create(&config.data)?);
     let policies = Arc::new(load_policies(config.policy.file.as_deref())?);
-    let (detector, model) = load_detector(config.models.artifact.as_deref())?;
-    let in_force = InForce::new(&policies, &policy_name(config.policy.file.as_deref()), model);
+    let (detector, model) = load_detector("models.artifact", config.models.artifact.as_deref())?;
+    let candidate = match config.models.candidate.as_deref() {
+        Some(file) => Some(load_detector("models.candidate", Some(file))?),
+        None => None,
+    };
+    let (candidate, beside) = candidate.unzip();
+    let mut in_force = InForce::new(&policies, &policy_name(config.policy.file.as_deref()), model);
+    in_force.candidate = beside;
     let tls = TlsFront::load(&config.tls)?;
     let connect_timeout = Duration::from_millis(config.limits.upstream_connect_timeout_ms);
     let upstream = Upstream::resolve(&config.upstream, connect_timeout).await?;
@@ -98,6 +104,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             limits,
             policies,
             detector: Arc::new(detector),
+            candidate: candidate.map(Arc::new),
             standings: standings.clone(),
             outbox: outbox.clone(),
             recorder: recorder.clone(),
@@ -193,16 +200,16 @@ async fn until(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-fn load_detector(file: Option<&Path>) -> anyhow::Result<(Detector, ModelInForce)> {
+fn load_detector(setting: &str, file: Option<&Path>) -> anyhow::Result<(Detector, ModelInForce)> {
     let (name, bytes) = match file {
         None => ("the shipped model".to_owned(), gaitway_models::DEFAULT_MODEL.to_owned()),
         Some(file) => {
-            let bytes = std::fs::read(file)
-                .with_context(|| format!("models.artifact: cannot read {}", file.display()))?;
+            let bytes =
+                std::fs::read(file).with_context(|| format!("{setting}: cannot read {}", file.display()))?;
             (file.display().to_string(), bytes)
         }
     };
-    let detector = Detector::load(&bytes).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
+    let detector = Detector::load(&bytes).map_err(|error| anyhow::anyhow!("{setting}: {name}: {error}"))?;
     let card = Artifact::decode(&bytes)?.card;
     let model = ModelInForce { hash: artifact::short_hash(&bytes), calibrated: card.calibrated };
     Ok((detector, model))
@@ -262,7 +269,9 @@ async fn keep_reloading_policies(
                 info!(policy.version = policies.version(), "policy reloaded");
                 counter!("gaitway_policy_reloads_total", "outcome" => "ok").increment(1);
                 gauge!("gaitway_policy_last_reload_successful").set(1.0);
+                let candidate = in_force.candidate.take();
                 in_force = InForce::new(&policies, &policy_name(Some(&file)), in_force.model);
+                in_force.candidate = candidate;
                 ops.take_over(in_force.clone());
                 let policies = Arc::new(policies);
                 routes.store(policies.clone());

@@ -270,6 +270,9 @@ settings! {
     pub struct Models {
         /// Model file; the shipped one if absent. Example: `/etc/gaitway/site.model`
         pub artifact: Option<PathBuf>,
+        /// Model file that judges every session beside the one in force and decides nothing: metrics and
+        /// `GET /api/sessions` show where the two part. Twice the memory a session. Example: `/etc/gaitway/next.model`
+        pub candidate: Option<PathBuf>,
     }
 }
 

@@ -55,6 +55,7 @@ pub const METRICS: &[Row] = &[
     // Decisions.
     ("gaitway_sessions", Shape::Gauge, None, "Live sessions."),
     ("gaitway_sessions_sampled", Shape::Gauge, None, "Of the most recently seen sessions, 2,000 at most, those in each state of telemetry."),
+    ("gaitway_candidate_sessions_sampled", Shape::Gauge, None, "Of the sessions sampled, those whom the model in force and the candidate beside it call bot or person, by verdict."),
     ("gaitway_shard_inputs_shed_total", Shape::Counter, None, "Inputs not looked at because a shard was busy."),
     ("gaitway_incidents_total", Shape::Counter, None, "Incidents by action and mode; those in shadow only noted."),
     ("gaitway_challenges_total", Shape::Counter, None, "Answers to the challenge page, by outcome."),

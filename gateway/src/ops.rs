@@ -76,6 +76,8 @@ pub struct InForce {
     /// Most logouts a minute before everything falls back to shadow.
     pub logouts_per_minute_max: u32,
     pub model: ModelInForce,
+    /// The model that judges beside it, if one does.
+    pub candidate: Option<ModelInForce>,
     /// Why the last change of the policy file was not taken over, if it was not.
     pub reload_error: Option<String>,
 }
@@ -109,6 +111,7 @@ impl InForce {
             rules: policies.rules().iter().map(rule).collect(),
             logouts_per_minute_max: policies.budget.logouts_per_minute_max,
             model,
+            candidate: None,
             reload_error: None,
         }
     }

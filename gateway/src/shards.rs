@@ -35,6 +35,8 @@ pub struct Parts {
     pub limits: EngineLimits,
     pub policies: Arc<PolicySet>,
     pub detector: Arc<Detector>,
+    /// Judges beside it and decides nothing.
+    pub candidate: Option<Arc<Detector>>,
     pub standings: Arc<Standings>,
     pub outbox: Arc<Outbox>,
     /// `None`: nothing is recorded.
@@ -78,6 +80,9 @@ impl Shards {
                 let mut engine =
                     Engine::new(index as u8, limits, parts.policies.clone(), parts.detector.clone());
                 engine.share_budget(budget.clone());
+                if let Some(candidate) = &parts.candidate {
+                    engine.score_beside(candidate.clone());
+                }
                 engine.share_memory(memory.clone());
                 let shard = Shard {
                     engine,

@@ -215,6 +215,9 @@ pub struct SessionSummary {
     pub requests: u64,
     pub batches: u64,
     pub assessment: Assessment,
+    /// What a candidate model says beside the one in force; rules never see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
     /// Share of the latest movement that had been seen before, and how it repeats; `None` until compared.
     pub replay_match: Option<f32>,
     pub replay_kind: Option<ReplayKind>,
@@ -222,6 +225,26 @@ pub struct SessionSummary {
     pub pardoned_until: Option<Timestamp>,
     /// Rules that matched, enforced or not, newest first, at most eight.
     pub decisions: Vec<DecisionSeen>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    pub bot_score: Option<f32>,
+    pub bot_evidence: f32,
+    pub bot_threshold: f32,
+    pub windows: u32,
+    /// Hash of the candidate's file.
+    pub model: String,
+}
+
+impl SessionSummary {
+    /// Whether the model in force and the candidate call the session a bot; `None` without a candidate or
+    /// until both have judged a window.
+    pub fn verdicts(&self) -> Option<(bool, bool)> {
+        let (live, beside) = (&self.assessment, self.candidate.as_ref()?);
+        let judged = live.windows > 0 && beside.windows > 0;
+        judged.then(|| (live.bot_evidence >= live.bot_threshold, beside.bot_evidence >= beside.bot_threshold))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -240,6 +263,8 @@ pub struct Engine {
     policies: Arc<PolicySet>,
     /// `None` when recorded assessments are replayed: then batches are counted and not looked at.
     detector: Option<Arc<Detector>>,
+    /// Judges every session too, and decides nothing.
+    candidate: Option<Arc<Detector>>,
     /// Movement of all sessions of all shards; `None`: nothing is compared.
     memory: Option<SharedMemory>,
     budget: SharedBudget,
@@ -264,6 +289,8 @@ struct Tracked {
     requests: u64,
     batches: u64,
     watched: Option<Box<Session>>,
+    /// The session as the candidate watches it, and what it says of it.
+    beside: Option<Box<(Session, Assessment)>>,
     repetition: Option<Box<Repetition>>,
     facts: Facts,
     rate: RequestRate,
@@ -309,6 +336,7 @@ impl Engine {
             limits,
             policies,
             detector,
+            candidate: None,
             memory: None,
             budget: SharedBudget::new(),
             sessions: HashMap::new(),
@@ -318,6 +346,13 @@ impl Engine {
             incidents: 0,
             latest: Timestamp(0),
         }
+    }
+
+    /// Lets another model judge every session beside the one in force, from its own memory of it. Call
+    /// before the first input.
+    pub fn score_beside(&mut self, candidate: Arc<Detector>) {
+        debug_assert!(self.sessions.is_empty(), "sessions were opened without the candidate");
+        self.candidate = Some(candidate);
     }
 
     /// Draws on one ledger with other shards. Call before the first input.
@@ -399,6 +434,13 @@ impl Engine {
             requests: tracked.requests,
             batches: tracked.batches,
             assessment: tracked.facts.assessment.clone(),
+            candidate: tracked.beside.as_ref().map(|beside| Candidate {
+                bot_score: beside.1.bot_score,
+                bot_evidence: beside.1.bot_evidence,
+                bot_threshold: beside.1.bot_threshold,
+                windows: beside.1.windows,
+                model: beside.1.model.clone(),
+            }),
             replay_match: tracked.facts.replay_match,
             replay_kind: tracked.facts.replay_kind,
             standing: tracked.standing.clone(),
@@ -443,6 +485,13 @@ impl Engine {
         let Some(tracked) = self.sessions.get_mut(&session) else { return };
         tracked.batches += 1;
         let (Some(detector), Some(watched)) = (&self.detector, &mut tracked.watched) else { return };
+        if let (Some(candidate), Some(beside)) = (&self.candidate, &mut tracked.beside) {
+            let (watched, says) = &mut **beside;
+            watched.observe(now, page, batch);
+            // Fingerprints are compared once, for the model in force.
+            watched.take_shingles().for_each(drop);
+            *says = candidate.assess(now, watched);
+        }
         watched.observe(now, page, batch);
         if let (Some(memory), Some(repetition)) = (&self.memory, &mut tracked.repetition) {
             let [a, b, c, d, e, f, g, h, ..] = session.0;
@@ -702,6 +751,7 @@ impl Engine {
             requests: 0,
             batches: 0,
             watched: self.detector.is_some().then(|| Box::new(Session::new(now))),
+            beside: self.candidate.is_some().then(|| Box::new((Session::new(now), Assessment::default()))),
             repetition: self.memory.is_some().then(Box::default),
             facts,
             rate: RequestRate::default(),

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot set up should stop
 
+use gaitway_models::artifact::Artifact;
 use gaitway_models::sim::{BotKind, Visitor};
-use gaitway_models::{Detector, Timestamp};
+use gaitway_models::{DEFAULT_MODEL, Detector, Timestamp};
 use gaitway_policies::engine::{Action, EngineLimits, Mode};
 use gaitway_policies::{Effect, Engine, Identity, Input, PolicySet, SessionId};
 use std::sync::Arc;
@@ -92,4 +93,24 @@ fn the_default_policy_touches_nobody() {
     assert!(effects.iter().all(|effect| !matches!(effect, Effect::Stand { .. })));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Incident(_))), "it still says what it sees");
     assert_eq!(logged_out(&effects, Mode::Enforce), [0_u8; 0]);
+}
+
+#[test]
+fn a_candidate_says_what_it_thinks_beside_the_model_in_force_and_changes_nothing() {
+    // A candidate that sees bots nowhere.
+    let mut blunt = Artifact::decode(DEFAULT_MODEL).unwrap();
+    for expert in &mut blunt.card.experts {
+        (expert.slope, expert.intercept) = (0.0, -1.0);
+    }
+    let blunt = Arc::new(Detector::load(&blunt.encode()).unwrap());
+    let visitors = || vec![(1, Visitor::person(7_001)), (100, Visitor::bot(BotKind::LinearEven, 100))];
+    let (mut alone, mut watched) = (engine(gaitway_policies::DEMO), engine(gaitway_policies::DEMO));
+    watched.score_beside(blunt);
+    let effects = visit(&mut alone, &mut visitors());
+    assert_eq!(effects, visit(&mut watched, &mut visitors()));
+    assert_eq!(logged_out(&effects, Mode::Enforce), [100]);
+    let verdicts = |engine: &Engine, n| engine.session(&SessionId([n; 16])).unwrap().verdicts();
+    assert_eq!(verdicts(&watched, 1), Some((false, false)));
+    assert_eq!(verdicts(&watched, 100), Some((true, false)));
+    assert_eq!(verdicts(&alone, 100), None);
 }

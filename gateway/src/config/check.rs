@@ -342,6 +342,7 @@ fn files(config: &Config, say: &mut impl FnMut(&[&str], String)) {
         ("identity.jwt.key_file", jwt.and_then(|jwt| jwt.key_file.as_deref())),
         ("identity.oidc.client_secret_file", oidc.and_then(|oidc| oidc.client_secret_file.as_deref())),
         ("models.artifact", config.models.artifact.as_deref()),
+        ("models.candidate", config.models.candidate.as_deref()),
         ("policy.file", config.policy.file.as_deref()),
         ("revocation.redis_password_file", config.revocation.redis_password_file.as_deref()),
         ("revocation.redis_ca", config.revocation.redis_ca.as_deref()),

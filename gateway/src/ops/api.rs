@@ -494,6 +494,16 @@ pub async fn count_sessions(state: &OpsState) {
         let count = sessions.iter().filter(|session| session.assessment.telemetry == *telemetry).count();
         metrics::gauge!("gaitway_sessions_sampled", "telemetry" => *label).set(count as f64);
     }
+    const VERDICTS: &[((bool, bool), &str)] = &[
+        ((false, false), "both_person"),
+        ((true, true), "both_bot"),
+        ((true, false), "only_live_bot"),
+        ((false, true), "only_candidate_bot"),
+    ];
+    for (verdicts, label) in VERDICTS {
+        let count = sessions.iter().filter(|session| session.verdicts() == Some(*verdicts)).count();
+        metrics::gauge!("gaitway_candidate_sessions_sampled", "verdict" => *label).set(count as f64);
+    }
     remember(state, &sessions);
 }
 

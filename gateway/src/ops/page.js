@@ -385,6 +385,11 @@ const verdict = (session) => {
   return `${threshold(session) && found > threshold(session) / 2 ? 'Some evidence for a bot, but not enough to call it one.' : 'Looks like a person so far.'}${learnt}`;
 };
 
+/** What a candidate model says, where one is watched beside the one in force. */
+const beside = ({candidate}) => !candidate ? [] : [section('The candidate model', el('p', {class: 'quiet'}, candidate.windows
+  ? `${candidate.bot_evidence.toFixed(1)} of ${candidate.bot_threshold.toFixed(1)} nats; it would ${candidate.bot_evidence >= candidate.bot_threshold ? '' : 'not '}call this session a bot. It decides nothing.`
+  : 'It has not judged this session yet. It decides nothing.'))];
+
 const judged = (session) => {
   const {assessment} = session;
   const out = session.refused?.incident || session.standing.incident;
@@ -394,6 +399,7 @@ const judged = (session) => {
       out ? ` Incident ${out}${session.refused ? `, until ${moment(session.refused.until)}` : ''}.` : '',
       isPardoned(session) ? ` No rule touches it until ${moment(session.pardoned_until)}.` : ''),
     section('Evidence for a bot', evidence(session), el('p', {}, verdict(session))),
+    ...beside(session),
     section('What stood out', assessment.reasons.length
       ? el('ul', {class: 'list'}, ...assessment.reasons.map(reason)) : el('p', {class: 'quiet'}, 'Nothing so far.')),
     section('What the rules said', session.decisions.length

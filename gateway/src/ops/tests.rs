@@ -78,6 +78,7 @@ impl TestOps {
             },
             policies: policies.clone(),
             detector: Arc::new(Detector::load(DEFAULT_MODEL).unwrap()),
+            candidate: None,
             standings: Arc::new(Standings::new()),
             outbox: outbox.clone(),
             recorder: None,
