@@ -1,4 +1,4 @@
-//! How operators are told. A sink delivers one incident, or several at once; retry is the outbox's.
+//! How operators, and the provider where people log in, are told. A sink delivers one incident, or several at once; retry is the outbox's.
 //!
 //! Must not know: the store, revocations, what else happens to an incident.
 
@@ -6,11 +6,13 @@ mod chosen;
 pub mod letter;
 mod log;
 mod mail;
+mod provider;
 mod webhook;
 
 pub use chosen::Chosen;
 pub use log::LogSink;
 pub use mail::MailSink;
+pub use provider::ProviderSink;
 pub use webhook::WebhookSink;
 
 use arc_swap::ArcSwap;

@@ -2,6 +2,7 @@
 //!
 //! Owns start, reload and shutdown. Decides nothing.
 
+use crate::alert::ProviderSink;
 use crate::config::Config;
 use crate::edge::Edge;
 use crate::edge::pages::Pages;
@@ -66,7 +67,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let tls = TlsFront::load(&config.tls)?;
     let connect_timeout = Duration::from_millis(config.limits.upstream_connect_timeout_ms);
     let upstream = Upstream::resolve(&config.upstream, connect_timeout).await?;
-    let identifier = Identifier::start(&config.identity, secret.clone()).await?;
+    let mut identifier = Identifier::start(&config.identity, secret.clone()).await?;
+    if let Some(introspection) = &config.identity.introspection {
+        let vault = Vault::open(&config.revocation, config.identity.verified_max, secret.clone())?;
+        identifier = identifier.with_introspection(introspection, vault)?;
+    }
     let identifier = Arc::new(if config.tls.certificate.is_some() {
         identifier.with_secure_cookies()
     } else {
@@ -79,14 +84,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let revocations = Revocations::start(&config.revocation, known).await?;
     let login = match &config.identity.oidc {
         Some(oidc) => {
-            let vault = Arc::new(Vault::open(&config.revocation, oidc.sessions_max, secret.clone())?);
+            // A login, its place among those of its provider's session, a renewal and a logout token.
+            let entries_max = oidc.sessions_max.saturating_mul(4);
+            let vault = Arc::new(Vault::open(&config.revocation, entries_max, secret.clone())?);
             let prefix = &config.collector.path_prefix;
             Some(Login::start(oidc, prefix, secret.clone(), vault, revocations.clone()).await?)
         }
         None => None,
     };
     let routes = Arc::new(ArcSwap::new(policies.clone()));
-    let sinks = alert::chosen(alert::sinks(&config.alerts)?, &routes);
+    let mut sinks = alert::chosen(alert::sinks(&config.alerts)?, &routes);
+    if let Some(login) = &login {
+        sinks.push(Arc::new(ProviderSink::new(login.clone())));
+    }
     let outbox = Outbox::start(store.clone(), revocations.clone(), sinks, OutboxLimits::default()).await;
 
     let recorder = Recorder::start(&config.recording)?;

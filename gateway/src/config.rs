@@ -146,6 +146,9 @@ settings! {
         /// An OpenID provider where people log in before they reach the app. Absent: the app does that
         /// itself.
         pub oidc: Option<Oidc>,
+        /// The issuer to ask about tokens that say nothing by themselves (RFC 7662). Absent: nobody is
+        /// asked.
+        pub introspection: Option<Introspection>,
         /// The app's own opaque session cookie: names the session where no token does.
         /// Example: `PHPSESSID`
         pub app_cookie: Option<String>,
@@ -230,6 +233,52 @@ settings! {
         pub sessions_max: usize,
     }
 }
+
+settings! {
+    #[derive(Clone, Debug, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Introspection {
+        /// The issuer's introspection endpoint. Example: `https://login.example.com/introspect`
+        pub url: String,
+        /// Name of this gateway at the issuer. Example: `gaitway`
+        pub client_id: String,
+        /// File with the client secret. Example: `/etc/gaitway/client.secret`
+        pub client_secret_file: Option<PathBuf>,
+        /// Name of an environment variable with the client secret. Example: `CLIENT_SECRET`
+        pub client_secret_env: Option<String>,
+        /// Cookie that carries the token. Example: `access_token`
+        pub cookie: Option<String>,
+        /// Also read `Authorization: Bearer`.
+        pub header: bool,
+        /// The `iss` an answer must carry; absent: any. Example: `https://login.example.com/`
+        pub issuer: Option<String>,
+        /// The `aud` an answer must carry; absent: any. Example: `shop`
+        pub audience: Option<String>,
+        /// Members of the answer that name the session, first present wins; else the hash of the token.
+        pub session_claims: Vec<String>,
+        /// Member that names the person.
+        pub subject_claim: String,
+        /// Member with groups (array of strings), for policies.
+        pub groups_claim: String,
+        /// How long an answer counts; never beyond the token's own end.
+        pub cache_seconds: u64,
+        /// How long a refusal counts.
+        pub inactive_seconds: u64,
+        /// While the issuer does not answer: go on with the answers known (`serve_known`), or refuse
+        /// requests whose token is due (`deny`).
+        pub outage: TokenOutage,
+        /// Largest token asked about; a longer one is not a token.
+        pub token_bytes_max: usize,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenOutage {
+    ServeKnown,
+    Deny,
+}
+choices!(TokenOutage: "serve_known", "deny");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -536,6 +585,7 @@ impl Default for Identity {
         Identity {
             jwt: None,
             oidc: None,
+            introspection: None,
             app_cookie: None,
             cookie_name: "gaitway_session".into(),
             cookie_secure: false,
@@ -581,6 +631,28 @@ impl Default for Oidc {
             session_seconds: 12 * 3600,
             authentication_age_seconds_max: 24 * 3600,
             sessions_max: 50_000,
+        }
+    }
+}
+
+impl Default for Introspection {
+    fn default() -> Introspection {
+        Introspection {
+            url: String::new(),
+            client_id: String::new(),
+            client_secret_file: None,
+            client_secret_env: None,
+            cookie: None,
+            header: true,
+            issuer: None,
+            audience: None,
+            session_claims: vec!["sid".into()],
+            subject_claim: "sub".into(),
+            groups_claim: "groups".into(),
+            cache_seconds: 60,
+            inactive_seconds: 10,
+            outage: TokenOutage::ServeKnown,
+            token_bytes_max: 8 * 1024,
         }
     }
 }

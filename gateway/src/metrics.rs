@@ -46,6 +46,7 @@ pub const METRICS: &[Row] = &[
     // Identity.
     ("gaitway_tokens_verified_total", Shape::Counter, None, "Tokens whose signature was verified; cached ones are not counted again."),
     ("gaitway_tokens_rejected_total", Shape::Counter, None, "Tokens that do not count, by reason."),
+    ("gaitway_introspections_total", Shape::Counter, None, "Questions to the issuer of opaque tokens, by answer."),
     ("gaitway_logins_total", Shape::Counter, None, "Logins at the OpenID provider, by what became of them."),
     ("gaitway_login_renewals_total", Shape::Counter, None, "Renewals of logins' tokens, by outcome."),
     ("gaitway_provider_logouts_total", Shape::Counter, None, "Back-channel logouts by the OpenID provider: done, refused or to be repeated."),

@@ -209,7 +209,11 @@ impl Gateway {
 
         let now = clock::now();
         let presence = self.presence(&request.headers, now).await;
-        let mut identified = self.identifier.identify(&request.headers, now);
+        let answers = self.identifier.introspect(&request.headers, now).await;
+        if answers.denied {
+            return self.refuse_malformed(session, visit, 503).await;
+        }
+        let mut identified = self.identifier.identify(&request.headers, now).introspected(&answers);
         if let Presence::Present(login) = &presence {
             identified = identified.logged_in(login);
         }

@@ -4,7 +4,7 @@
 //! Must not know: where a setting was said.
 
 use super::settings::{Kind, walk};
-use super::{Config, Jwt, Mail, Oidc, reference};
+use super::{Config, Introspection, Jwt, Mail, Oidc, reference};
 use std::path::Path;
 
 /// Algorithms a token may be signed with, and whether the key is a shared secret.
@@ -48,6 +48,10 @@ pub(super) fn contradictions(
         ("identity.cookie_name", Some(&config.identity.cookie_name)),
         ("identity.app_cookie", config.identity.app_cookie.as_ref()),
         ("identity.jwt.cookie", jwt_cookie),
+        (
+            "identity.introspection.cookie",
+            config.identity.introspection.as_ref().and_then(|introspection| introspection.cookie.as_ref()),
+        ),
         ("identity.oidc.cookie_name", config.identity.oidc.as_ref().map(|oidc| &oidc.cookie_name)),
     ];
     for (path, name) in cookies {
@@ -60,6 +64,9 @@ pub(super) fn contradictions(
     }
     if let Some(oidc) = &config.identity.oidc {
         provider(oidc, say);
+    }
+    if let Some(introspection) = &config.identity.introspection {
+        opaque_tokens(introspection, say);
     }
     path_prefix(&config.collector.path_prefix, say);
     if let Some(mail) = &config.alerts.mail {
@@ -92,7 +99,8 @@ pub(super) fn variables_named(config: &Config) -> Vec<&str> {
     let secret = config.alerts.webhook.as_ref().map(|webhook| webhook.secret.as_str());
     let texts = [config.revocation.redis.as_deref(), config.store.postgres.as_deref(), secret];
     let references = texts.into_iter().flatten().filter_map(reference::variable);
-    jwt.into_iter().chain(oidc).chain(mail).chain(references).collect()
+    let opaque = config.identity.introspection.as_ref().and_then(|known| known.client_secret_env.as_deref());
+    jwt.into_iter().chain(oidc).chain(opaque).chain(mail).chain(references).collect()
 }
 
 fn addresses(config: &Config, environment: &[(String, String)], say: &mut impl FnMut(&[&str], String)) {
@@ -251,6 +259,30 @@ fn provider(oidc: &Oidc, say: &mut impl FnMut(&[&str], String)) {
     }
 }
 
+fn opaque_tokens(introspection: &Introspection, say: &mut impl FnMut(&[&str], String)) {
+    const URL: &str = "identity.introspection.url";
+    if let Err(why) = url(&introspection.url, &["https", "http"], true) {
+        say(&[URL, "identity.introspection"], why);
+    } else if introspection.url.starts_with("http://") && !is_loopback(&introspection.url) {
+        say(&[URL], "must be https; http is for this machine alone".into());
+    }
+    if introspection.client_id.is_empty() {
+        say(&["identity.introspection.client_id", "identity.introspection"], "is missing".into());
+    }
+    if introspection.cookie.is_none() && !introspection.header {
+        say(
+            &["identity.introspection.header", "identity.introspection.cookie"],
+            "a token is sought nowhere; give cookie, or header: true".into(),
+        );
+    }
+    if introspection.client_secret_file.is_some() && introspection.client_secret_env.is_some() {
+        say(
+            &["identity.introspection.client_secret_env", "identity.introspection.client_secret_file"],
+            "client_secret_file is given as well; one is enough".into(),
+        );
+    }
+}
+
 fn is_loopback(address: &str) -> bool {
     let host = address.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
     host.is_some_and(|host| {
@@ -341,6 +373,10 @@ fn files(config: &Config, say: &mut impl FnMut(&[&str], String)) {
         ("proxy.country_file", config.proxy.country_file.as_deref()),
         ("identity.jwt.key_file", jwt.and_then(|jwt| jwt.key_file.as_deref())),
         ("identity.oidc.client_secret_file", oidc.and_then(|oidc| oidc.client_secret_file.as_deref())),
+        (
+            "identity.introspection.client_secret_file",
+            config.identity.introspection.as_ref().and_then(|known| known.client_secret_file.as_deref()),
+        ),
         ("models.artifact", config.models.artifact.as_deref()),
         ("models.candidate", config.models.candidate.as_deref()),
         ("policy.file", config.policy.file.as_deref()),
@@ -369,6 +405,10 @@ fn variables(config: &Config, environment: &[(String, String)], say: &mut impl F
         (
             "identity.oidc.client_secret_env",
             config.identity.oidc.as_ref().and_then(|oidc| oidc.client_secret_env.as_deref()),
+        ),
+        (
+            "identity.introspection.client_secret_env",
+            config.identity.introspection.as_ref().and_then(|known| known.client_secret_env.as_deref()),
         ),
         ("alerts.mail.password_env", mail.and_then(|mail| mail.password_env.as_deref())),
     ];

@@ -4,6 +4,7 @@
 //! Invariant: a token that is not verified gives nothing. Its sender is whoever their cookie says, and
 //! the app decides about its own bad token. Must not know: policies, standings, revocations.
 
+mod introspection;
 mod jwks;
 mod keys;
 pub mod login;
@@ -11,11 +12,13 @@ pub(crate) mod provider;
 mod token;
 
 use crate::secret::{InstallSecret, Purpose, SecretError};
+use crate::vault::Vault;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gaitway_models::Timestamp;
 use gaitway_policies::{Identity, SessionId};
 use http::HeaderMap;
+use introspection::Introspector;
 use jwks::{Jwks, Keys, Timing};
 use keys::KeySet;
 use quick_cache::sync::Cache;
@@ -27,9 +30,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use token::{Rejection, Rules};
 
+pub use introspection::Introspected;
+
 /// Turns request headers into callers. One for the process; cheap to call from every thread.
 pub struct Identifier {
     jwt: Option<JwtSource>,
+    introspector: Option<Introspector>,
     app_cookie: Option<String>,
     own_cookie: String,
     secure: bool,
@@ -72,6 +78,20 @@ pub struct Identified {
 }
 
 impl Identified {
+    /// Adds the tokens whose issuer says they are active, before cookies and behind verified tokens.
+    pub fn introspected(self, answers: &Introspected) -> Identified {
+        let Identified { mut caller, mut others } = self;
+        for identity in &answers.active {
+            let known = Caller::Known(Arc::clone(identity));
+            if caller.identity().token.is_some() {
+                others.push(Arc::clone(identity));
+            } else if let Caller::Known(former) = std::mem::replace(&mut caller, known) {
+                others.push(former);
+            }
+        }
+        Identified { caller, others }
+    }
+
     /// Puts a login at the OpenID provider before whatever else the request carries.
     pub fn logged_in(self, login: &login::Session) -> Identified {
         let caller = Caller::Known(Arc::clone(&login.identity));
@@ -134,6 +154,7 @@ impl Identifier {
         };
         Ok(Identifier {
             jwt,
+            introspector: None,
             app_cookie,
             own_cookie,
             secure: config.cookie_secure,
@@ -149,6 +170,26 @@ impl Identifier {
     pub fn with_secure_cookies(mut self) -> Identifier {
         self.secure = true;
         self
+    }
+
+    /// Asks the issuer of opaque tokens from now on.
+    pub fn with_introspection(
+        mut self,
+        settings: &crate::config::Introspection,
+        vault: Vault,
+    ) -> Result<Identifier, IdentityError> {
+        let secret = Arc::clone(&self.secret);
+        self.introspector = Some(Introspector::new(settings, ANSWERS_MAX, vault, secret)?);
+        Ok(self)
+    }
+
+    /// What the issuer of a request's opaque tokens says of them; waits for it where it was not asked
+    /// lately. For [`Identified::introspected`].
+    pub async fn introspect(&self, headers: &HeaderMap, now: Timestamp) -> Introspected {
+        match &self.introspector {
+            Some(introspector) => introspector.look(headers, now).await,
+            None => Introspected::default(),
+        }
     }
 
     /// The caller alone; see [`Identifier::identify`] for requests that carry more than one identity.
@@ -223,7 +264,11 @@ impl Identifier {
     /// Names of the cookies to expire when a session ends: the app's token, the app's session, our own.
     pub fn cookies_to_clear(&self) -> Vec<String> {
         let token = self.jwt.as_ref().and_then(|jwt| jwt.cookie.clone());
-        [token, self.app_cookie.clone(), Some(self.own_cookie.clone())].into_iter().flatten().collect()
+        let opaque = self.introspector.as_ref().and_then(|introspector| introspector.cookie());
+        [token, opaque.map(str::to_owned), self.app_cookie.clone(), Some(self.own_cookie.clone())]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     fn verify(&self, jwt: &JwtSource, token: &str, now: Timestamp) -> Option<Arc<Known>> {
@@ -586,6 +631,8 @@ fn cookie_name(key: &'static str, name: &str) -> Result<String, IdentityError> {
     }
 }
 
+/// Answers about opaque tokens remembered, about 300 bytes each.
+const ANSWERS_MAX: usize = 100_000;
 /// First characters of our own cookie; a later format gets another number.
 const OWN_COOKIE_VERSION: &str = "1.";
 /// Longest opaque session cookie looked at. Browsers keep 4 KiB with the name.

@@ -509,3 +509,32 @@ async fn a_lost_redis_logs_nobody_out_and_lets_nobody_in() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_tells_the_provider_that_the_tokens_are_no_longer_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let password = directory.path().join("password");
+    std::fs::write(&password, "operators share this password").unwrap();
+    let more = format!("ops:\n  listen: 127.0.0.1:0\n  password_file: {}\n", password.display());
+    let site = Site::start_with(json!({}), "", &more).await;
+    let mut alice = Browser::of("alice");
+    assert_eq!(alice.open(&site.url("/page")).await.status(), StatusCode::OK);
+    assert_eq!(site.provider.count("grant.revoked"), 0);
+    let api = format!("http://{}/api/sessions", site.gateway.ops);
+    let operator = Client::new();
+    let ask = |request: reqwest::RequestBuilder| request.bearer_auth("operators share this password").send();
+    let mut session = String::new();
+    eventually("the session is listed", async || {
+        let list: Value = ask(operator.get(&api)).await.unwrap().json().await.unwrap();
+        session = list["sessions"][0]["identity"]["session"].as_str().unwrap_or_default().to_owned();
+        !session.is_empty()
+    })
+    .await;
+    let revoke = operator.post(format!("{api}/{session}/revoke")).json(&json!({"why": "a test asked"}));
+    assert!(ask(revoke).await.unwrap().status().is_success());
+    eventually("the session is over", async || {
+        alice.fetch(&site.url("/json")).await.status() == StatusCode::UNAUTHORIZED
+    })
+    .await;
+    eventually("the provider knows", async || site.provider.count("grant.revoked") >= 1).await;
+}

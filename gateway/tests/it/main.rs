@@ -14,6 +14,7 @@ mod connections;
 mod decisions;
 mod framing;
 mod gateway;
+mod introspection;
 mod login;
 mod proxying;
 mod rates;

@@ -180,6 +180,11 @@ impl Provider {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
+    /// How often it told of an event.
+    pub fn count(&self, event: &str) -> usize {
+        self.events.lock().unwrap().iter().filter(|told| told["event"] == event).count()
+    }
+
     /// Its own numbers of a person's sessions, in the order of their logins.
     pub fn sessions(&self, person: &str) -> Vec<String> {
         let events = self.events.lock().unwrap();

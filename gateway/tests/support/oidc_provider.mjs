@@ -122,6 +122,20 @@ const doors = {
     tamper = body;
     return 'ok';
   },
+  // An access token as a program of that person has one.
+  token: async ({ sub, seconds }) => {
+    const client = await provider.Client.find('gaitway');
+    const grant = new provider.Grant({ clientId: 'gaitway', accountId: sub });
+    grant.addOIDCScope('openid');
+    const grantId = await grant.save();
+    const token = new provider.AccessToken({ client, accountId: sub, grantId, scope: 'openid', gty: 'authorization_code' });
+    if (seconds) token.expiresIn = seconds;
+    return token.save();
+  },
+  destroy: async ({ token }) => {
+    await (await provider.AccessToken.find(token)).destroy();
+    return 'ok';
+  },
   // Any token at all.
   sign: ({ header, payload, foreign }) => signed(header ?? {}, payload, foreign ? stranger : signingKey),
 };

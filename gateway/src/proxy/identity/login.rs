@@ -4,7 +4,7 @@
 //! Invariant: tokens stay here and in the vault; a browser gets a signed random number, the app a name.
 //! A provider that is down ends nobody's login. Must not know: pages, policies, how requests travel.
 
-use super::provider::{Ask, Provider, ProviderError, Tokens};
+use super::provider::{Ask, Provider, ProviderError, Tokens, client_secret};
 use super::token::{self, Claims};
 use super::{IdentityError, cookies};
 use crate::clock;
@@ -127,6 +127,15 @@ pub enum LogoutError {
     Unreachable,
 }
 
+/// Why the provider could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderTold {
+    #[error("{0}")]
+    Later(String),
+    #[error("{0}")]
+    Never(String),
+}
+
 /// A login as the vault keeps it.
 #[derive(Clone, Serialize, Deserialize)]
 struct Record {
@@ -169,7 +178,8 @@ impl Login {
         vault: Arc<Vault>,
         revocations: Arc<Revocations>,
     ) -> Result<Arc<Login>, IdentityError> {
-        let client_secret = client_secret(settings)?;
+        let client_secret =
+            client_secret(settings.client_secret_file.as_deref(), settings.client_secret_env.as_deref())?;
         let provider = Arc::new(Provider::new(&settings.issuer, &settings.client_id, client_secret)?);
         let origin = settings.public_url.trim_end_matches('/');
         let redirect = RedirectUrl::new(format!("{origin}{prefix}/login/callback"))
@@ -422,6 +432,24 @@ impl Login {
             let _ = self.vault.remove(Kind::Used, &used).await;
         }
         done.map_err(|_| LogoutError::Unreachable)
+    }
+
+    /// Tells the provider that a login's tokens are no longer good (RFC 7009); whether it was told, which
+    /// it is not if the login has no tokens to revoke or it takes no such news. They are read from the
+    /// vault, the one place where they lie; nothing of them is in the outbox.
+    pub async fn revoke_tokens(&self, id: SessionId) -> Result<bool, ProviderTold> {
+        let record = self
+            .vault
+            .get(Kind::Login, &id.0)
+            .await
+            .map_err(|_| ProviderTold::Later("the logins cannot be looked up".into()))?;
+        let Some(record) = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok()) else {
+            return Ok(false);
+        };
+        match record.refresh_token {
+            Some(refresh) => self.provider.revoke(&refresh, "refresh_token").await,
+            None => self.provider.revoke(&record.access_token, "access_token").await,
+        }
     }
 
     // ---- sessions
@@ -782,18 +810,6 @@ fn is_sufficient(record: &Record, ask: &Ask, now: Timestamp) -> bool {
 /// When to replace an access token, and when it ends.
 fn access_times(now: Timestamp, lasts: Duration) -> (Timestamp, Timestamp) {
     (now.plus(lasts - (lasts / 4).min(RENEW_BEFORE)), now.plus(lasts))
-}
-
-fn client_secret(settings: &Oidc) -> Result<Option<String>, IdentityError> {
-    let text = match (&settings.client_secret_file, &settings.client_secret_env) {
-        (Some(path), _) => std::fs::read_to_string(path)
-            .map_err(|source| IdentityError::ClientSecret { path: path.clone(), source })?,
-        (None, Some(variable)) => {
-            std::env::var(variable).map_err(|_| IdentityError::KeyVariable(variable.clone()))?
-        }
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 fn form_urlencoded(

@@ -7,14 +7,18 @@
 use super::IdentityError;
 use super::jwks::{Jwks, Keys, Timing, is_loopback};
 use super::keys::KeySet;
+use super::login::ProviderTold;
 use super::token::{self, Claims, Rejection, Rules};
 use arc_swap::ArcSwapOption;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
 use gaitway_models::Timestamp;
 use jsonwebtoken::Algorithm;
 use oauth2::basic::{
     BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
 };
+use oauth2::url::form_urlencoded;
 use oauth2::{
     AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet, EndpointSet,
     ExtraTokenFields, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError,
@@ -22,6 +26,7 @@ use oauth2::{
 };
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +34,7 @@ pub(super) struct Provider {
     issuer: String,
     client_id: String,
     client_secret: Option<String>,
-    http: reqwest::Client,
+    http: Http,
     metadata: ArcSwapOption<Metadata>,
     keys: Arc<Keys>,
     id_token_rules: Rules,
@@ -42,6 +47,7 @@ pub(super) struct Metadata {
     token: TokenUrl,
     jwks_uri: String,
     pub(super) end_session: Option<Url>,
+    revocation: Option<Url>,
     /// It names itself in every answer (RFC 9207), so an answer without its name is somebody else's.
     pub(super) names_itself: bool,
     secret_in_body: bool,
@@ -103,17 +109,11 @@ impl Provider {
         client_id: &str,
         client_secret: Option<String>,
     ) -> Result<Provider, IdentityError> {
-        let http = reqwest::Client::builder()
-            .timeout(ANSWER_TIMEOUT)
-            // A redirect would let the answer choose who gets the client's secret.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| IdentityError::Provider(error.to_string()))?;
         Ok(Provider {
             issuer: issuer.to_owned(),
             client_id: client_id.to_owned(),
             client_secret,
-            http,
+            http: Http::new()?,
             metadata: ArcSwapOption::empty(),
             keys: Arc::new(Keys::fixed(KeySet::empty())),
             id_token_rules: Rules {
@@ -302,11 +302,59 @@ impl Provider {
         client
     }
 
+    /// RFC 7009. `false`: it takes no such news.
+    pub(super) async fn revoke(&self, token: &str, hint: &str) -> Result<bool, ProviderTold> {
+        let Some(metadata) = self.metadata() else {
+            return Err(ProviderTold::Later("the provider has not told its addresses yet".into()));
+        };
+        let Some(address) = &metadata.revocation else { return Ok(false) };
+        let endpoint = Endpoint {
+            url: address.clone(),
+            client_id: self.client_id.clone(),
+            client_secret: self.client_secret.clone(),
+            secret_in_body: metadata.secret_in_body,
+            http: self.http.clone(),
+        };
+        let (outcome, told) = match endpoint.post(&[("token", token), ("token_type_hint", hint)]).await {
+            Ok((200, _)) => ("ok", Ok(true)),
+            Ok((status @ 400..500, _)) if status != 429 => {
+                ("refused", Err(ProviderTold::Never(format!("the provider answered with status {status}"))))
+            }
+            Ok((status, _)) => (
+                "unreachable",
+                Err(ProviderTold::Later(format!("the provider answered with status {status}"))),
+            ),
+            Err(why) => ("unreachable", Err(ProviderTold::Later(why))),
+        };
+        metrics::counter!("gaitway_provider_requests_total", "endpoint" => "revocation", "outcome" => outcome)
+            .increment(1);
+        told
+    }
+
+    async fn send(&self, request: http::Request<Vec<u8>>) -> Result<http::Response<Vec<u8>>, Unanswered> {
+        self.http.send(request).await
+    }
+}
+
+/// How this process speaks to providers.
+#[derive(Clone)]
+struct Http(reqwest::Client);
+
+impl Http {
+    fn new() -> Result<Http, IdentityError> {
+        let client = reqwest::Client::builder()
+            .timeout(ANSWER_TIMEOUT)
+            // A redirect would let the answer choose who gets the client's secret.
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
+        client.map(Http).map_err(|error| IdentityError::Provider(error.to_string()))
+    }
+
     async fn send(&self, request: http::Request<Vec<u8>>) -> Result<http::Response<Vec<u8>>, Unanswered> {
         // Addresses may hold a code or a secret; they stay out of every message.
         let plain = |error: reqwest::Error| Unanswered(error.without_url().to_string());
         let request = reqwest::Request::try_from(request).map_err(plain)?;
-        let mut response = self.http.execute(request).await.map_err(plain)?;
+        let mut response = self.0.execute(request).await.map_err(plain)?;
         let mut answer = http::Response::builder().status(response.status());
         if let Some(headers) = answer.headers_mut() {
             headers.clone_from(response.headers());
@@ -320,6 +368,73 @@ impl Provider {
         }
         answer.body(body).map_err(|error| Unanswered(error.to_string()))
     }
+}
+
+/// An address of a provider where its client shows who it is.
+pub(super) struct Endpoint {
+    url: Url,
+    client_id: String,
+    client_secret: Option<String>,
+    secret_in_body: bool,
+    http: Http,
+}
+
+impl Endpoint {
+    pub(super) fn new(
+        url: &str,
+        client_id: &str,
+        client_secret: Option<String>,
+    ) -> Result<Endpoint, IdentityError> {
+        let url = Url::parse(url).map_err(|error| IdentityError::Provider(error.to_string()))?;
+        let (client_id, http) = (client_id.to_owned(), Http::new()?);
+        Ok(Endpoint { url, client_id, client_secret, secret_in_body: false, http })
+    }
+
+    /// Posts a form; the answer's status and body.
+    pub(super) async fn post(&self, form: &[(&str, &str)]) -> Result<(u16, Vec<u8>), String> {
+        let request = self.request(form).map_err(|error| error.to_string())?;
+        let answer = self.http.send(request).await.map_err(|error| error.0)?;
+        Ok((answer.status().as_u16(), answer.into_body()))
+    }
+
+    fn request(&self, form: &[(&str, &str)]) -> Result<http::Request<Vec<u8>>, http::Error> {
+        let mut body = form_urlencoded::Serializer::new(String::new());
+        body.extend_pairs(form);
+        let mut request = http::Request::post(self.url.as_str())
+            .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(http::header::ACCEPT, "application/json");
+        match &self.client_secret {
+            Some(secret) if !self.secret_in_body => {
+                // RFC 6749 §2.3.1: both parts are form-encoded first.
+                let part = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+                let login = STANDARD.encode(format!("{}:{}", part(&self.client_id), part(secret)));
+                request = request.header(http::header::AUTHORIZATION, format!("Basic {login}"));
+            }
+            Some(secret) => {
+                body.append_pair("client_id", &self.client_id).append_pair("client_secret", secret);
+            }
+            None => {
+                body.append_pair("client_id", &self.client_id);
+            }
+        }
+        request.body(body.finish().into_bytes())
+    }
+}
+
+/// The secret a client shows, from a file or a variable; one line break at its end does not count.
+pub(super) fn client_secret(
+    file: Option<&Path>,
+    variable: Option<&str>,
+) -> Result<Option<String>, IdentityError> {
+    let text = match (file, variable) {
+        (Some(path), _) => std::fs::read_to_string(path)
+            .map_err(|source| IdentityError::ClientSecret { path: path.to_owned(), source })?,
+        (None, Some(variable)) => {
+            std::env::var(variable).map_err(|_| IdentityError::KeyVariable(variable.to_owned()))?
+        }
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 impl<'c> oauth2::AsyncHttpClient<'c> for Provider {
@@ -340,6 +455,7 @@ impl Metadata {
             token_endpoint: String,
             jwks_uri: String,
             end_session_endpoint: Option<String>,
+            revocation_endpoint: Option<String>,
             token_endpoint_auth_methods_supported: Option<Vec<String>>,
             code_challenge_methods_supported: Option<Vec<String>>,
             #[serde(default)]
@@ -368,11 +484,13 @@ impl Metadata {
             .token_endpoint_auth_methods_supported
             .is_some_and(|methods| !methods.iter().any(|method| method == "client_secret_basic"));
         let end_session = document.end_session_endpoint.map(sound).transpose()?;
+        let revocation = document.revocation_endpoint.map(sound).transpose()?;
         Ok(Metadata {
             authorization: AuthUrl::new(sound(document.authorization_endpoint)?).map_err(|_| "no address")?,
             token: TokenUrl::new(sound(document.token_endpoint)?).map_err(|_| "no address")?,
             jwks_uri: sound(document.jwks_uri)?,
             end_session: end_session.and_then(|address| Url::parse(&address).ok()),
+            revocation: revocation.and_then(|address| Url::parse(&address).ok()),
             names_itself: document.authorization_response_iss_parameter_supported,
             secret_in_body,
         })

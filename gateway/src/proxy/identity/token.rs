@@ -79,14 +79,24 @@ pub(super) fn verify(
     now: Timestamp,
 ) -> Result<Verified, Rejection> {
     let claims = open(token, keys, rules, &["jwt", "at+jwt"], now)?;
-    let issuer = claims.issuer.as_deref().unwrap_or_default().as_bytes();
-    let all = &claims.all;
     // Hashes cover the signed part only: a signature can be rewritten without becoming invalid (ECDSA),
     // and a token must not escape its revocation that way.
     let signed = token.rsplit_once('.').map_or(token, |(signed, _)| signed).as_bytes();
+    verified(claims, signed, rules, secret)
+}
+
+/// The identity that a token's claims give; `whole` names the token where they do not.
+pub(super) fn verified(
+    claims: Claims,
+    whole: &[u8],
+    rules: &Rules,
+    secret: &InstallSecret,
+) -> Result<Verified, Rejection> {
+    let issuer = claims.issuer.as_deref().unwrap_or_default().as_bytes();
+    let all = &claims.all;
     let token = match name(all, "jti")? {
         Some(jti) => secret.token(&[b"jti", issuer, &jti]),
-        None => secret.token(&[b"whole", signed]),
+        None => secret.token(&[b"whole", whole]),
     };
     let mut session = None;
     for claim in &rules.session_claims {
@@ -95,7 +105,7 @@ pub(super) fn verify(
             break;
         }
     }
-    let session = session.unwrap_or_else(|| secret.session(&[b"whole", signed]));
+    let session = session.unwrap_or_else(|| secret.session(&[b"whole", whole]));
     let subject = name(all, &rules.subject_claim)?.map(|value| secret.subject(&[issuer, &value]));
     let identity = Identity {
         session,
@@ -178,7 +188,12 @@ fn check_header(
     if typed_right { Ok(algorithm) } else { Err(Rejection::Type) }
 }
 
-fn check_claims(claims: Map<String, Value>, rules: &Rules, now: Timestamp) -> Result<Claims, Rejection> {
+/// Time, issuer and audience.
+pub(super) fn check_claims(
+    claims: Map<String, Value>,
+    rules: &Rules,
+    now: Timestamp,
+) -> Result<Claims, Rejection> {
     let expires_at = moment(&claims, "exp")?;
     let not_before = moment(&claims, "nbf")?;
     let issued_at = moment(&claims, "iat")?;
@@ -268,8 +283,12 @@ pub(super) fn groups(claim: Option<&Value>) -> Vec<String> {
 
 fn object(part: &str) -> Result<Map<String, Value>, Rejection> {
     let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| Rejection::Malformed)?;
-    let Distinct(object) = serde_json::from_slice(&json).map_err(|_| Rejection::Malformed)?;
-    Ok(object)
+    distinct(&json).ok_or(Rejection::Malformed)
+}
+
+/// A JSON object none of whose members occurs twice.
+pub(super) fn distinct(json: &[u8]) -> Option<Map<String, Value>> {
+    serde_json::from_slice(json).ok().map(|Distinct(object)| object)
 }
 
 /// A JSON object whose members are all named differently. Of two `exp` one reader takes the first and
