@@ -1,7 +1,8 @@
-//! How operators, and the provider where people log in, are told. A sink delivers one incident, or several at once; retry is the outbox's.
+//! How operators, the app, and the provider where people log in, are told. A sink delivers one incident, or several at once; retry is the outbox's.
 //!
 //! Must not know: the store, revocations, what else happens to an incident.
 
+mod app;
 mod chosen;
 pub mod letter;
 mod log;
@@ -9,6 +10,7 @@ mod mail;
 mod provider;
 mod webhook;
 
+pub use app::AppSink;
 pub use chosen::Chosen;
 pub use log::LogSink;
 pub use mail::MailSink;

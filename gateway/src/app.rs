@@ -2,7 +2,7 @@
 //!
 //! Owns start, reload and shutdown. Decides nothing.
 
-use crate::alert::ProviderSink;
+use crate::alert::{AlertSink, AppSink, ProviderSink};
 use crate::config::Config;
 use crate::edge::Edge;
 use crate::edge::pages::Pages;
@@ -97,6 +97,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(login) = &login {
         sinks.push(Arc::new(ProviderSink::new(login.clone())));
     }
+    let app_logout = match &config.revocation.app_logout {
+        Some(settings) => Some(Arc::new(AppSink::new(settings, &config)?)),
+        None => None,
+    };
+    sinks.extend(app_logout.iter().map(|sink| sink.clone() as Arc<dyn AlertSink>));
     let outbox = Outbox::start(store.clone(), revocations.clone(), sinks, OutboxLimits::default()).await;
 
     let recorder = Recorder::start(&config.recording)?;
@@ -128,6 +133,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         upstream.clone(),
         identifier,
         login,
+        app_logout,
         revocations.clone(),
         standings,
         shards.clone(),

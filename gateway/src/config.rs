@@ -171,7 +171,8 @@ settings! {
         pub header: bool,
         /// Accepted algorithms: HS256, RS256, PS256, ES256 (each also 384; HS, RS, PS also 512), EdDSA.
         pub algorithms: Vec<String>,
-        /// HS256 secret or PEM public key, from a file. Exactly one of the three key sources is set.
+        /// HS256 secret or PEM public key, from a file, which is read again when it changes. Exactly one of
+        /// the three key sources is set.
         /// Example: `/etc/gaitway/jwt.key`
         pub key_file: Option<PathBuf>,
         /// Name of an environment variable holding the same. Example: `APP_JWT_SECRET`
@@ -379,6 +380,21 @@ settings! {
         pub queue_max: usize,
         /// How long a revocation lasts when the token does not say when it expires.
         pub default_ttl_seconds: u64,
+        /// A request that logs the revoked session out at the app itself. Absent: none.
+        pub app_logout: Option<AppLogout>,
+    }
+}
+
+settings! {
+    #[derive(Clone, Debug, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct AppLogout {
+        /// Method of the request.
+        pub method: String,
+        /// Path of the app's logout, with a query if it needs one.
+        pub path: String,
+        /// Headers of the session's latest request that go with it, kept in memory only.
+        pub headers: Vec<String>,
     }
 }
 
@@ -693,6 +709,17 @@ impl Default for Revocation {
             entries_max: 1_000_000,
             queue_max: 100_000,
             default_ttl_seconds: 24 * 3600,
+            app_logout: None,
+        }
+    }
+}
+
+impl Default for AppLogout {
+    fn default() -> AppLogout {
+        AppLogout {
+            method: "POST".into(),
+            path: "/logout".into(),
+            headers: vec!["cookie".into(), "authorization".into()],
         }
     }
 }

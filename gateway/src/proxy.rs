@@ -14,6 +14,7 @@ pub mod listen;
 pub mod rates;
 pub mod upstream;
 
+use crate::alert::AppSink;
 use crate::clock;
 use crate::config::Config;
 use crate::edge::{self, Edge, EdgeRequest};
@@ -63,6 +64,7 @@ pub struct Gateway {
     pub upstream: Arc<Upstream>,
     pub identifier: Arc<Identifier>,
     login: Option<Arc<Login>>,
+    app_logout: Option<Arc<AppSink>>,
     pub revocations: Arc<Revocations>,
     pub standings: Arc<Standings>,
     pub shards: Arc<Shards>,
@@ -140,6 +142,7 @@ impl Gateway {
         upstream: Arc<Upstream>,
         identifier: Arc<Identifier>,
         login: Option<Arc<Login>>,
+        app_logout: Option<Arc<AppSink>>,
         revocations: Arc<Revocations>,
         standings: Arc<Standings>,
         shards: Arc<Shards>,
@@ -158,6 +161,7 @@ impl Gateway {
             },
             identifier,
             login,
+            app_logout,
             revocations,
             standings,
             shards,
@@ -250,6 +254,9 @@ impl Gateway {
         };
         if let Some(held) = held {
             return self.refuse(session, visit, &caller, https, held).await;
+        }
+        if let (Some(sink), Some(identity)) = (&self.app_logout, caller.known()) {
+            sink.note(&identity.session, &session.req_header().headers);
         }
         match &self.login {
             Some(login) if needs_login && self.lacks_login(&presence, &caller) => {
@@ -719,10 +726,11 @@ impl ProxyHttp for Gateway {
                 name.strip_prefix(cookie).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
             })?;
         }
-        if let Some((user, groups)) = visit.login.as_ref().map(|login| login.user()) {
-            upstream.insert_header("X-Gaitway-User", user)?;
-            if !groups.is_empty() {
-                upstream.insert_header("X-Gaitway-Groups", groups.join(","))?;
+        if let Some((user, groups)) = visit.login.as_ref().map(|login| login.told()) {
+            for (name, value) in [("X-Gaitway-User", user), ("X-Gaitway-Groups", groups)] {
+                if let Some(value) = value {
+                    upstream.insert_header(name, value)?;
+                }
             }
         }
         if let Some(tag) = visit.tag.take() {

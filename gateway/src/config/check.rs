@@ -4,7 +4,7 @@
 //! Must not know: where a setting was said.
 
 use super::settings::{Kind, walk};
-use super::{Config, Introspection, Jwt, Mail, Oidc, reference};
+use super::{AppLogout, Config, Introspection, Jwt, Mail, Oidc, reference};
 use std::path::Path;
 
 /// Algorithms a token may be signed with, and whether the key is a shared secret.
@@ -69,6 +69,9 @@ pub(super) fn contradictions(
         opaque_tokens(introspection, say);
     }
     path_prefix(&config.collector.path_prefix, say);
+    if let Some(app_logout) = &config.revocation.app_logout {
+        goodbye(app_logout, say);
+    }
     if let Some(mail) = &config.alerts.mail {
         mails(mail, say);
     }
@@ -292,6 +295,27 @@ fn is_loopback(address: &str) -> bool {
                 .parse::<std::net::IpAddr>()
                 .is_ok_and(|address| address.is_loopback())
     })
+}
+
+fn goodbye(logout: &AppLogout, say: &mut impl FnMut(&[&str], String)) {
+    if !matches!(logout.method.as_str(), "GET" | "POST" | "PUT" | "DELETE" | "PATCH") {
+        say(&["revocation.app_logout.method"], "expected GET, POST, PUT, PATCH or DELETE".into());
+    }
+    if !logout.path.starts_with('/') || logout.path.parse::<http::uri::PathAndQuery>().is_err() {
+        say(&["revocation.app_logout.path"], "expected a path such as /logout".into());
+    }
+    if logout.headers.is_empty() {
+        say(
+            &["revocation.app_logout.headers"],
+            "names no header, so the app cannot know whom to log out".into(),
+        );
+    }
+    for (index, name) in logout.headers.iter().enumerate() {
+        if name.parse::<http::HeaderName>().is_err() {
+            let path = format!("revocation.app_logout.headers[{index}]");
+            say(&[&path, "revocation.app_logout.headers"], "is no header name".into());
+        }
+    }
 }
 
 /// A token as RFC 6265 asks of cookie names.

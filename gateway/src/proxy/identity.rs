@@ -438,7 +438,10 @@ async fn load_keys(
         (Some(path), None, None) => {
             let text = std::fs::read(path)
                 .map_err(|source| IdentityError::KeyFile { path: path.clone(), source })?;
-            Ok((Arc::new(Keys::fixed(KeySet::from_text(&text, algorithms)?)), None))
+            let keys = Arc::new(Keys::fixed(KeySet::from_text(&text, algorithms)?));
+            let follower =
+                jwks::follow_file(path.clone(), algorithms.to_vec(), Arc::clone(&keys), timing.file);
+            Ok((keys, Some(tokio::spawn(follower))))
         }
         (None, Some(variable), None) => {
             let text =

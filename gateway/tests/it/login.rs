@@ -165,6 +165,15 @@ async fn a_person_logs_in_is_known_to_the_app_and_logs_out_at_the_provider() {
     let told = site.told("/json?forged");
     assert!(told.contains("alice@shop.example") && !told.contains("root"), "{told}");
 
+    // Names need not be English, and no group smuggles another one in.
+    let names = json!({"preferred_username": "Jürgen Öz", "groups": ["staff", "a,admin", "x\u{7}", "Größe"]});
+    site.provider.door("tamper", &json!({"claims": names})).await;
+    let mut other = Browser::of("bob");
+    assert_eq!(other.open(&site.url("/page?other")).await.status(), StatusCode::OK);
+    let told = site.told("/page?other");
+    assert!(told.contains("x-gaitway-user: jürgen öz\r\n"), "{told}");
+    assert!(told.contains("x-gaitway-groups: staff,größe\r\n"), "{told}");
+
     // A link logs nobody out, nor does somebody else's form.
     assert_eq!(alice.navigate(&site.url("/_gaitway/logout")).await.status(), StatusCode::OK);
     let foreign = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];

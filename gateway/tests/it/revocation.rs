@@ -306,3 +306,35 @@ async fn a_gateway_starts_and_serves_without_its_redis() {
     assert!(!Person::log_in("alice").is_refused(&gateway).await);
     assert_eq!(gateway.metric("gaitway_revocation_backend_up", "").await, 0.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_app_is_asked_to_end_its_own_session_and_its_cookies_are_written_nowhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let app = App::start().await;
+    let more = "revocation:\n  app_logout:\n    path: /goodbye?all=1\n";
+    let gateway = Gateway::start_in(&app.url(), &settings(directory.path(), more), &data);
+    let alice = Person::log_in("alice");
+    let bob = Person::log_in("bob");
+    assert!(alice.page(&gateway).await.status().is_success());
+    let session = Operator::only_session(&gateway).await;
+    assert!(bob.page(&gateway).await.status().is_success());
+    let status = Operator::post(&gateway, &format!("/sessions/{session}/revoke")).await;
+    assert!(status.is_success(), "{status}");
+    let goodbyes = || {
+        let heads = app.heads();
+        heads.into_iter().filter(|head| head.starts_with("POST /goodbye?all=1 ")).collect::<Vec<_>>()
+    };
+    eventually("the app is told", async || !goodbyes().is_empty()).await;
+    let told = goodbyes();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains(&alice.cookie()) && !told[0].contains(&bob.token), "{told:?}");
+    // Its signature is the part of a token that nothing but the token holds.
+    let secret = alice.token.rsplit('.').next().unwrap();
+    for entry in std::fs::read_dir(&data).unwrap() {
+        let path = entry.unwrap().path();
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        assert!(!text.contains(secret), "{}", path.display());
+    }
+    assert!(!gateway.log_text().contains(secret));
+}

@@ -169,9 +169,9 @@ impl Provider {
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = events.clone();
         std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                sink.lock().unwrap().push(serde_json::from_str(&line).unwrap());
-            }
+            // The library has remarks of its own between our lines.
+            let told = lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok());
+            told.for_each(|event| sink.lock().unwrap().push(event));
         });
         Provider { port, child, events }
     }

@@ -1,13 +1,14 @@
-//! Keeps the keys of a JWKS address fresh: at start, every ten minutes, and when a token names a key
-//! that is not known.
+//! Keeps keys fresh: those of a JWKS address at start, every ten minutes, and when a token names a key that
+//! is not known; those of a file when it changes.
 //!
-//! Invariant: a failed fetch changes nothing; the last good keys stay for as long as it lasts. Must not
+//! Invariant: a failed fetch or a file that holds no key changes nothing; the last good keys stay for as long as it lasts. Must not
 //! know: tokens.
 
 use super::IdentityError;
 use super::keys::KeySet;
 use arc_swap::ArcSwap;
 use jsonwebtoken::Algorithm;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -22,6 +23,8 @@ pub(super) struct Timing {
     pub(super) spacing: Duration,
     /// One fetch, from connecting to the last byte.
     pub(super) timeout: Duration,
+    /// How often a key file is looked at.
+    pub(super) file: Duration,
 }
 
 impl Default for Timing {
@@ -30,6 +33,7 @@ impl Default for Timing {
             refresh: Duration::from_secs(600),
             spacing: Duration::from_secs(10),
             timeout: Duration::from_secs(5),
+            file: Duration::from_secs(2),
         }
     }
 }
@@ -49,9 +53,45 @@ impl Keys {
         self.current.load()
     }
 
+    /// Puts keys in place if they differ from the present ones.
+    fn take(&self, mut fresh: KeySet) {
+        let current = self.current.load_full();
+        if !current.is_same(&fresh) {
+            fresh.generation = current.generation + 1;
+            tracing::info!(keys = fresh.len(), "the issuer's keys changed");
+            self.current.store(Arc::new(fresh));
+        }
+    }
+
     /// Asks for a fetch; any number of calls cost at most one fetch per `Timing::spacing`.
     pub(super) fn want(&self) {
         self.wanted.notify_one();
+    }
+}
+
+/// Takes up a key file when it changes; runs until the task is dropped.
+pub(super) async fn follow_file(path: PathBuf, algorithms: Vec<Algorithm>, keys: Arc<Keys>, every: Duration) {
+    let changed = |path: &Path| {
+        let about = std::fs::metadata(path).ok()?;
+        Some((about.modified().ok()?, about.len()))
+    };
+    // The start has read the file a moment ago; what changed since is read again, which does no harm.
+    let mut seen = None;
+    loop {
+        let now = changed(&path);
+        if now.is_some() && now != seen {
+            seen = now;
+            let read = std::fs::read(&path).map_err(|error| error.to_string());
+            let read = read
+                .and_then(|text| KeySet::from_text(&text, &algorithms).map_err(|error| error.to_string()));
+            match read {
+                Ok(fresh) => keys.take(fresh),
+                Err(reason) => {
+                    tracing::error!(%reason, "the key file cannot be used; the last known key stays");
+                }
+            }
+        }
+        tokio::time::sleep(every).await;
     }
 }
 
@@ -87,13 +127,7 @@ impl Jwks {
         let fetched = self.fetch().await;
         let outcome = if fetched.is_ok() { "ok" } else { "failed" };
         metrics::counter!("gaitway_jwks_fetches_total", "outcome" => outcome).increment(1);
-        let mut fresh = fetched?;
-        let current = keys.current.load_full();
-        if !current.is_same(&fresh) {
-            fresh.generation = current.generation + 1;
-            tracing::info!(keys = fresh.len(), "the issuer's keys changed");
-            keys.current.store(Arc::new(fresh));
-        }
+        keys.take(fetched?);
         Ok(())
     }
 

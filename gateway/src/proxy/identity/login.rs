@@ -16,7 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gaitway_models::Timestamp;
 use gaitway_policies::{Identity, SessionId};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use oauth2::{PkceCodeChallenge, RedirectUrl};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
@@ -48,14 +48,16 @@ pub struct Login {
 pub struct Session {
     record: Record,
     pub identity: Arc<Identity>,
+    user: Option<HeaderValue>,
+    groups: Option<HeaderValue>,
     /// In ms: no attempt to renew it before this moment.
     renew_at: AtomicU64,
 }
 
 impl Session {
-    /// What the app is told: the person's name and groups.
-    pub fn user(&self) -> (&str, &[String]) {
-        (&self.record.user, &self.identity.groups)
+    /// What the app is told: the person's name, and their groups if there are any.
+    pub fn told(&self) -> (Option<&HeaderValue>, Option<&HeaderValue>) {
+        (self.user.as_ref(), self.groups.as_ref())
     }
 }
 
@@ -318,7 +320,12 @@ impl Login {
         }
         let mut record = self.record(&claims, id_token, tokens, now)?;
         if !is_sufficient(&record, &pending.ask, now) {
-            return Err(LoginError::Insufficient);
+            // Some providers answer with the login they have, unless they are told to ask again.
+            let again = pending.session.is_some() && !pending.ask.anew;
+            let ask = Ask { anew: true, ..pending.ask };
+            let begun =
+                again.then(|| self.begin(headers, &pending.back, &ask, pending.session, now)).flatten();
+            return Err(begun.map_or(LoginError::Insufficient, |begun| LoginError::Anew(Box::new(begun))));
         }
         if let (true, Some(at)) = (pending.ask.anew, record.authenticated_at)
             && at.plus(Duration::from_secs(1)) > pending.begun_at
@@ -566,7 +573,17 @@ impl Login {
             groups: record.groups.clone(),
         };
         let renew_at = record.access.map_or(u64::MAX, |(renew_at, _)| renew_at.0);
-        Session { record, identity: Arc::new(identity), renew_at: AtomicU64::new(renew_at) }
+        // A comma within a group would make two of it, one of them made up.
+        let is_plain = |group: &&String| !group.contains(',') && !group.chars().any(char::is_control);
+        let groups: Vec<&str> = record.groups.iter().filter(is_plain).map(String::as_str).collect();
+        let groups = HeaderValue::from_bytes(groups.join(",").as_bytes()).ok();
+        Session {
+            user: HeaderValue::from_bytes(record.user.as_bytes()).ok(),
+            groups: groups.filter(|groups| !groups.is_empty()),
+            identity: Arc::new(identity),
+            renew_at: AtomicU64::new(renew_at),
+            record,
+        }
     }
 
     /// The same pseudonym as that of a token of the same issuer for the same person.

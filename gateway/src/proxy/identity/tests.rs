@@ -392,6 +392,7 @@ const ON_DEMAND: Timing = Timing {
     refresh: Duration::from_secs(3600),
     spacing: Duration::from_millis(100),
     timeout: Duration::from_millis(400),
+    file: Duration::from_millis(5),
 };
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -404,6 +405,31 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn is_known(identifier: &Identifier, request: &HeaderMap) -> bool {
     matches!(identifier.caller(request, NOW), Caller::Known(_))
+}
+
+#[tokio::test]
+async fn a_changed_key_file_counts_at_once_and_a_broken_one_changes_nothing() {
+    let (old, new) = (Issuer::secret(), Issuer::Secret(b"another secret of more than 32 bytes".to_vec()));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), old.key_text()).unwrap();
+    let jwt = config::Jwt { key_file: Some(file.path().into()), ..config::Jwt::default() };
+    let config = config::Identity { jwt: Some(jwt), ..config::Identity::default() };
+    let identifier = Identifier::start_with(&config, secret(), ON_DEMAND).await.unwrap();
+    let by = |issuer: &Issuer| bearer(&issuer.honest(&payload("s", 600)));
+    assert!(is_known(&identifier, &by(&old)) && !is_known(&identifier, &by(&new)));
+    std::fs::write(file.path(), new.key_text()).unwrap();
+    until("the new key counts", || is_known(&identifier, &by(&new))).await;
+    assert!(!is_known(&identifier, &by(&old)), "the old one no longer, cached or not");
+    std::fs::write(file.path(), "").unwrap();
+    let mut looks = 0;
+    until("it was looked at several times", || {
+        assert!(is_known(&identifier, &by(&new)), "a file without a key changes nothing");
+        looks += 1;
+        looks > 20
+    })
+    .await;
+    std::fs::write(file.path(), old.key_text()).unwrap();
+    until("it is looked at again", || is_known(&identifier, &by(&old))).await;
 }
 
 #[tokio::test]
