@@ -175,8 +175,8 @@ fn plot(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
         seconds.sort_by(f64::total_cmp);
         seconds
     };
-    let sides: Vec<(&str, &str, Vec<f64>)> = std::iter::once((new.name, "#b3261e", seconds(new)))
-        .chain(old.map(|old| (old.name, "#3b5bdb", seconds(old))))
+    let sides: Vec<(&str, &str, Vec<f64>)> = std::iter::once((new.name, "new", seconds(new)))
+        .chain(old.map(|old| (old.name, "old", seconds(old))))
         .collect();
     let longest = sides.iter().filter_map(|(_, _, seconds)| seconds.last()).fold(1.0_f64, |a, b| a.max(*b));
     let most = sides.iter().map(|(_, _, seconds)| seconds.len()).max().unwrap_or(0).max(1) as f64;
@@ -189,7 +189,7 @@ fn plot(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
         HEIGHT + 40.0,
         HEIGHT + 16.0
     );
-    for (index, (name, colour, seconds)) in sides.iter().enumerate() {
+    for (_, class, seconds) in &sides {
         // A step at most a tenth of a pixel from the next is not drawn: the page stays small.
         let stride = seconds.len().div_ceil(2_000).max(1);
         let mut path = format!("M0 {HEIGHT}");
@@ -198,15 +198,14 @@ fn plot(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
             let y = HEIGHT - (count + 1) as f64 / most * HEIGHT;
             let _ = write!(path, "H{x:.1}V{y:.1}");
         }
-        let _ = write!(
-            svg,
-            "<path d='{path}H{WIDTH}' stroke='{colour}' fill=none stroke-width=2 /><text x={} y={} fill='{colour}'>{}</text>",
-            40 + index * 200,
-            HEIGHT + 16.0,
-            escape(name)
-        );
+        let _ = write!(svg, "<path d='{path}H{WIDTH}' class={class} />");
     }
-    svg.push_str("</svg>");
+    svg.push_str("</svg><ul class=legend>");
+    for (name, class, seconds) in &sides {
+        let was = if *class == "old" { " class=was" } else { "" };
+        let _ = write!(svg, "<li{was}>{}: {} sessions out", escape(name), seconds.len());
+    }
+    svg.push_str("</ul>");
     svg
 }
 
@@ -229,6 +228,13 @@ pub fn escape(text: &str) -> String {
 const PAGE_HEAD: &str = "<!doctype html>\n<html lang=en><meta charset=utf-8>\
 <meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">\
 <meta name=viewport content='width=device-width'><title>Back-test</title>\
-<style>body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}\
-table{border-collapse:collapse}td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}\
-.loud{color:#b3261e;font-weight:600}.axis{stroke:#666;fill:none}svg{max-width:44rem;font-size:12px}</style>\n";
+<style>:root{color-scheme:light dark;--text:#1b1b1b;--ground:#fff;--line:#ddd;--quiet:#666;--new:#b3261e;--old:#3b5bdb}\
+@media(prefers-color-scheme:dark){:root{--text:#e8ebef;--ground:#14171c;--line:#333a44;--quiet:#a0abb9;--new:#ff968d;--old:#9fb0ff}}\
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:var(--text);background:var(--ground);\
+overflow-wrap:anywhere}h1{font-size:1.6rem;line-height:1.25}h2{font-size:1.2rem;margin-top:2rem}\
+table{border-collapse:collapse;width:100%}td,th{padding:.3rem .6rem .3rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}\
+th{overflow-wrap:normal;font-size:.9rem;color:var(--quiet)}.loud{color:var(--new);font-weight:600}\
+.axis{stroke:var(--quiet);fill:none}svg{display:block;width:100%;max-width:44rem;font-size:13px;fill:var(--quiet)}\
+.new,.old{stroke-width:2;fill:none;stroke:var(--new)}.old{stroke:var(--old);stroke-dasharray:6 3}\
+.legend{list-style:none;padding:0}.legend li::before{content:\"\";display:inline-block;width:1.4rem;margin-right:.5rem;vertical-align:middle;\
+border-top:2px solid var(--new)}.legend .was::before{border-top:2px dashed var(--old)}</style>\n";

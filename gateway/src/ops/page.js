@@ -608,9 +608,12 @@ const chart = (title, words, rows, from, to) => {
     rows.length > 1 ? el('p', {class: 'legend'}, ...rows.map((row) => el('span', {class: row.kind}, row.name))) : null);
 };
 
-const showHistory = ({now, moments, incidents}) => {
+const showHistory = ({now, moments: past, incidents}) => {
+  // What is kept is up to a minute old; the line ends with what the strip above says now.
+  const {live, judged: judgedNow} = state.status.sessions;
+  const moments = [...past, {at: now, live, judged: judgedNow, past: state.sessions.filter(isPast).length}];
   // As long as there is anything to see, half an hour at least, a day at most.
-  const oldest = Math.min(moments[0]?.at ?? now, ...incidents.map((mark) => mark.at));
+  const oldest = Math.min(moments[0].at, ...incidents.map((mark) => mark.at));
   const from = Math.max(now - 24 * 3600e3, Math.min(oldest, now - 1800e3));
   const wide = (now - from) / CHART.buckets;
   const counted = (wanted) => {
@@ -622,7 +625,7 @@ const showHistory = ({now, moments, incidents}) => {
   const done = incidents.filter((mark) => ends(mark) && mark.mode === 'enforce').length;
   const would = incidents.filter((mark) => ends(mark) && mark.mode === 'shadow').length;
   const values = (name) => moments.map((at) => [at.at, at[name]]);
-  const last = moments[moments.length - 1] || {live: 0, judged: 0, past: 0};
+  const last = moments[moments.length - 1];
   const lines = (name, kind, label) => ({points: values(name), kind, name: label});
   $('charts').replaceChildren(
     chart('Sessions', `${last.live.toLocaleString('en')} live, ${last.judged.toLocaleString('en')} with enough input to judge`,
