@@ -243,7 +243,8 @@ impl SessionSummary {
     pub fn verdicts(&self) -> Option<(bool, bool)> {
         let (live, beside) = (&self.assessment, self.candidate.as_ref()?);
         let judged = live.windows > 0 && beside.windows > 0;
-        judged.then(|| (live.bot_evidence >= live.bot_threshold, beside.bot_evidence >= beside.bot_threshold))
+        judged
+            .then_some((live.bot_evidence >= live.bot_threshold, beside.bot_evidence >= beside.bot_threshold))
     }
 }
 
