@@ -40,7 +40,7 @@ enum Command {
     Train(train::TrainArgs),
     /// Measure a model on recordings it has not seen
     Evaluate(evaluate::EvaluateArgs),
-    /// Describe recordings
+    /// Describe recordings, bring them in from elsewhere, hand them out
     Dataset(dataset::DatasetArgs),
     /// Show a model file, and what its features mean
     Model(model::ModelArgs),

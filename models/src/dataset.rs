@@ -3,6 +3,8 @@
 //!
 //! Must not know: where files lie, how they are packed, models.
 
+pub mod origin;
+
 use crate::detector::Modality;
 use crate::event::{
     Batch, COALESCED_MAX, COORDINATE_MAX_PX, DELTA_MAX_PX, DecodeError, Environment, Event, EventKind,
@@ -11,6 +13,7 @@ use crate::event::{
 use crate::features;
 use crate::session::{PAGES_MAX, Session, Window};
 use crate::time::Timestamp;
+use std::fmt::Write;
 use thiserror::Error;
 
 /// Most events of one recording; four hours of a restless hand.
@@ -324,6 +327,83 @@ pub fn parse_session(text: &str) -> Result<Vec<Event>, DatasetError> {
     Ok(events)
 }
 
+/// Writes a session file, which [`parse_session`] reads back. Events it has no word for are left out.
+pub fn format_session(events: &[Event]) -> String {
+    let mut text = String::from("t_ms,type,x,y,extra\n");
+    let start = events.first().map_or(0, |event| event.at_us);
+    for event in events {
+        let (mut word, mut extra) = ("", String::new());
+        match event.kind {
+            EventKind::PointerMove { movement_x, movement_y, coalesced, .. } => {
+                (word, extra) = ("move", format!("c={coalesced};mx={movement_x};my={movement_y};"));
+            }
+            EventKind::PointerDown { button, .. } => (word, extra) = ("down", format!("b={button};")),
+            EventKind::PointerUp { button, .. } => (word, extra) = ("up", format!("b={button};")),
+            EventKind::Wheel { dx, dy } => (word, extra) = ("wheel", format!("dx={dx};dy={dy};")),
+            EventKind::Scroll { .. } => word = "scroll",
+            EventKind::KeyDown { class, repeat } => {
+                (word, extra) = ("keydown", format!("k={};rp={};", key_letter(class), u8::from(repeat)));
+            }
+            EventKind::KeyUp { class } => (word, extra) = ("keyup", format!("k={};", key_letter(class))),
+            EventKind::PointerCancel
+            | EventKind::Click { .. }
+            | EventKind::Focus
+            | EventKind::Blur
+            | EventKind::Visible
+            | EventKind::Hidden
+            | EventKind::Navigate => {}
+        }
+        if word.is_empty() {
+            continue;
+        }
+        let place = match event.kind {
+            EventKind::Scroll { x, y } => format!("{x},{y}"),
+            _ => event.kind.position().map_or_else(|| ",".into(), |(x, y)| format!("{x},{y}")),
+        };
+        let ms = event.at_us.saturating_sub(start) as f64 / 1000.0;
+        let trusted = u8::from(event.trusted);
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{ms:.1},{word},{place},{extra}tr={trusted}");
+    }
+    text
+}
+
+/// How a recording is cut into sequences: stretches of action without a long gap.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// A gap longer than this ends a sequence.
+    pub gap_us: u64,
+    /// Sequences with fewer events are left out.
+    pub events_min: usize,
+    /// Only movement, buttons and wheel; keys and the page's own events are left out.
+    pub pointer_only: bool,
+}
+
+impl Default for Cut {
+    fn default() -> Cut {
+        Cut { gap_us: 1_000_000, events_min: 50, pointer_only: true }
+    }
+}
+
+/// Sequences of a recording, in order of time.
+pub fn sequences(events: &[Event], cut: &Cut) -> Vec<Vec<Event>> {
+    let is_pointer =
+        |event: &&Event| event.kind.position().is_some() || matches!(event.kind, EventKind::Wheel { .. });
+    let mut sequences: Vec<Vec<Event>> = Vec::new();
+    let mut last = None;
+    for event in events.iter().filter(|event| !cut.pointer_only || is_pointer(event)) {
+        let gap = last.replace(event.at_us).map_or(u64::MAX, |last| event.at_us.saturating_sub(last));
+        if gap > cut.gap_us {
+            sequences.push(Vec::new());
+        }
+        if let Some(sequence) = sequences.last_mut() {
+            sequence.push(*event);
+        }
+    }
+    sequences.retain(|sequence| sequence.len() >= cut.events_min);
+    sequences
+}
+
 /// Cuts events into batches as the collector does, one every two seconds of page time.
 pub fn batches(events: &[Event]) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
@@ -438,6 +518,22 @@ fn length_us(events: &[Event]) -> u64 {
     }
 }
 
+fn key_letter(class: KeyClass) -> &'static str {
+    match class {
+        KeyClass::Unknown => "",
+        KeyClass::Letter => "L",
+        KeyClass::Digit => "D",
+        KeyClass::Punctuation => "P",
+        KeyClass::Space => "S",
+        KeyClass::Enter => "E",
+        KeyClass::Delete => "B",
+        KeyClass::Tab => "T",
+        KeyClass::Navigation => "N",
+        KeyClass::Modifier => "M",
+        KeyClass::Function => "F",
+    }
+}
+
 fn key_class(letter: Option<&str>) -> KeyClass {
     match letter {
         Some("L") => KeyClass::Letter,
@@ -515,6 +611,37 @@ mod tests {
         for batch in batches(&events) {
             assert_eq!(Batch::decode(&batch.encode()).unwrap(), batch);
         }
+    }
+
+    #[test]
+    fn a_session_file_reads_back_as_it_was_written() {
+        let mut visitor = crate::sim::Visitor::person(4);
+        let events: Vec<Event> = (0..30).flat_map(|_| visitor.next_batch(2.0).events).collect();
+        let text = format_session(&events);
+        let read = parse_session(&text).unwrap();
+        assert!(read.len() > 500);
+        assert_eq!(format_session(&read), text);
+        let clicks = events.iter().filter(|event| matches!(event.kind, EventKind::Click { .. })).count();
+        let others = events.iter().filter(|event| {
+            use EventKind::{Blur, Focus, Hidden, Navigate, PointerCancel, Visible};
+            matches!(event.kind, Blur | Focus | Hidden | Navigate | PointerCancel | Visible)
+        });
+        assert_eq!(read.len() + clicks + others.count(), events.len());
+    }
+
+    #[test]
+    fn sequences_end_at_gaps_and_short_ones_are_left_out() {
+        let event = |at_ms: u64, kind| Event { at_us: at_ms * 1000, trusted: true, kind };
+        let wheel = EventKind::Wheel { dx: 0, dy: 1 };
+        let mut events: Vec<Event> = (0..60).map(|i| event(i * 100, wheel)).collect();
+        events.extend((0..49).map(|i| event(7_000 + i * 100, wheel)));
+        // A key in the gap does not bridge it.
+        events.push(event(12_500, EventKind::KeyUp { class: KeyClass::Letter }));
+        events.extend((0..50).map(|i| event(13_000 + i * 1_000, wheel)));
+        let lengths = |cut: &Cut| sequences(&events, cut).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(&Cut::default()), [60, 50]);
+        assert_eq!(lengths(&Cut { events_min: 1, ..Cut::default() }), [60, 49, 50]);
+        assert_eq!(lengths(&Cut { pointer_only: false, ..Cut::default() }), [60, 100]);
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! `gaitway dataset`: what a folder of recordings holds; and reading one, for training and evaluation.
+//! Bringing recordings in from elsewhere and handing them out is `dataset/transfer.rs`'s affair.
+
+mod transfer;
 
 use super::complain;
 use anyhow::{Context, bail, ensure};
@@ -25,11 +28,17 @@ enum DatasetCommand {
         /// Folder with index.csv and the session files it names
         data: PathBuf,
     },
+    /// Turn recordings in their makers' format into a folder of ours
+    Import(transfer::ImportArgs),
+    /// Hand recordings out: features as a table, or events, whole or cut into sequences
+    Export(transfer::ExportArgs),
 }
 
 pub fn run(args: DatasetArgs) -> anyhow::Result<()> {
     match args.command {
         DatasetCommand::Stats { data } => stats(&data),
+        DatasetCommand::Import(args) => transfer::import(&args),
+        DatasetCommand::Export(args) => transfer::export(&args),
     }
 }
 
