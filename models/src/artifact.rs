@@ -1,10 +1,14 @@
 //! The model file: one run of bytes that says what it is, what it learnt from, and that it is whole.
 //!
-//! Layout: magic, format version, length of the card, the card (JSON), each expert's forest, SHA-256
-//! of all before. Must not know: where the bytes lie.
+//! Layout: magic, format version, length of the card, the card (JSON), each expert's forest, of each
+//! stratum the shape and the forest, the bank's rows (`f32`), SHA-256 of all before; numbers little endian.
+//! A file without strata and bank is of format 1, which older builds read. Must not know: where the bytes lie.
 
 use crate::features::{self, Channel};
 use crate::forest::{Forest, ForestError, Leaves, read_u32};
+use crate::population::{
+    BankSession, DEVICES_MAX, Population, STRATA_MAX, Shape, Stratum, StratumCard, read_numbers,
+};
 use crate::sequential::Threshold;
 use crate::train::Recipe;
 use serde::{Deserialize, Serialize};
@@ -15,8 +19,11 @@ use thiserror::Error;
 pub const ARTIFACT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most experts in one file.
 pub const EXPERTS_MAX: usize = 16;
-/// Format this build reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// Most sessions and rows of the bot bank.
+pub const BANK_SESSIONS_MAX: usize = 1024;
+pub const BANK_ROWS_MAX: usize = 8192;
+/// Newest format this build reads and writes.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A model, decoded.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +31,10 @@ pub struct Artifact {
     pub card: Card,
     /// In the order of `card.experts`.
     pub forests: Vec<Forest>,
+    /// In the order of `card.population`.
+    pub population: Population,
+    /// In the order of `card.bank`.
+    pub bank: Vec<BankSession>,
 }
 
 /// What a model says about itself.
@@ -47,6 +58,19 @@ pub struct Card {
     pub experts: Vec<Expert>,
     /// 5th and 95th percentile among the training people, by feature name.
     pub usual: Vec<Usual>,
+    /// The strata the site has taught; written from the population when a model is encoded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub population: Vec<StratumCard>,
+    /// Sessions of the bot bank and their numbers of rows; written from the bank when a model is encoded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bank: Vec<BankEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BankEntry {
+    pub source: String,
+    pub family: String,
+    pub rows: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +154,7 @@ pub struct Asks {
 pub enum ArtifactError {
     #[error("this is not a Gaitway model file")]
     Magic,
-    #[error("the model file is in format {0}; this build reads format {FORMAT_VERSION}")]
+    #[error("the model file is in format {0}; this build reads formats up to {FORMAT_VERSION}")]
     Format(u32),
     #[error("the model file is damaged: its SHA-256 does not match its content")]
     Damaged,
@@ -149,16 +173,33 @@ pub enum ArtifactError {
     Numbers(&'static str),
     #[error("the model's forest {0} cannot be walked: {1}")]
     Forest(usize, ForestError),
+    #[error("the model's stratum {0} cannot be used: {1}")]
+    Stratum(usize, &'static str),
 }
 
 impl Artifact {
     pub fn encode(&self) -> Vec<u8> {
-        let card = serde_json::to_vec(&self.card).unwrap_or_default();
+        let mut card = self.card.clone();
+        card.population = self.population.strata.iter().map(|stratum| stratum.card.clone()).collect();
+        let entry = |session: &BankSession| BankEntry {
+            source: session.source.clone(),
+            family: session.family.clone(),
+            rows: session.rows.len() as u32,
+        };
+        card.bank = self.bank.iter().map(entry).collect();
+        let format = if self.population.is_empty() && self.bank.is_empty() { 1 } else { FORMAT_VERSION };
+        let card = serde_json::to_vec(&card).unwrap_or_default();
         let mut bytes = MAGIC.to_vec();
-        bytes.extend(FORMAT_VERSION.to_le_bytes());
+        bytes.extend(u32::to_le_bytes(format));
         bytes.extend((card.len() as u32).to_le_bytes());
         bytes.extend(card);
         self.forests.iter().for_each(|forest| forest.write(&mut bytes));
+        for stratum in &self.population.strata {
+            stratum.shape.write(&mut bytes);
+            stratum.forest.write(&mut bytes);
+        }
+        let rows = self.bank.iter().flat_map(|session| session.rows.iter().flatten());
+        rows.for_each(|value| bytes.extend(value.to_le_bytes()));
         let hash = Sha256::digest(&bytes);
         bytes.extend(hash);
         bytes
@@ -172,7 +213,7 @@ impl Artifact {
         let rest = bytes.strip_prefix(MAGIC).ok_or(ArtifactError::Magic)?;
         let (format, rest) = rest.split_first_chunk().ok_or(ArtifactError::Damaged)?;
         let format = u32::from_le_bytes(*format);
-        if format != FORMAT_VERSION {
+        if !(1..=FORMAT_VERSION).contains(&format) {
             return Err(ArtifactError::Format(format));
         }
         let (_, hash) = bytes.split_last_chunk::<HASH_BYTES>().ok_or(ArtifactError::Damaged)?;
@@ -188,8 +229,42 @@ impl Artifact {
             Forest::read_as(expert.leaves, &mut rest).map_err(|e| ArtifactError::Forest(i, e))
         };
         let forests = card.experts.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
-        if rest.is_empty() { Ok(Artifact { card, forests }) } else { Err(ArtifactError::Damaged) }
+        let population = read_population(&card, &mut rest)?;
+        let bank = read_bank(&card, &mut rest).ok_or(ArtifactError::Damaged)?;
+        if rest.is_empty() {
+            Ok(Artifact { card, forests, population, bank })
+        } else {
+            Err(ArtifactError::Damaged)
+        }
     }
+}
+
+fn read_population(card: &Card, rest: &mut &[u8]) -> Result<Population, ArtifactError> {
+    let strata = card.population.iter().enumerate().map(|(i, card)| {
+        let columns = card.features.len();
+        if columns == 0 || columns > features::FEATURE_COUNT || card.devices.len() > DEVICES_MAX {
+            return Err(ArtifactError::Stratum(i, "it has no features or too many devices"));
+        }
+        let numbers = [card.threshold, card.nats, card.interval_ms.0, card.interval_ms.1];
+        if !numbers.iter().all(|number| number.is_finite()) || card.nats < 0.0 {
+            return Err(ArtifactError::Stratum(i, "its threshold makes no sense"));
+        }
+        let shape =
+            Shape::read(columns, rest).ok_or(ArtifactError::Stratum(i, "its shape makes no sense"))?;
+        let forest =
+            Forest::read(rest).map_err(|_| ArtifactError::Stratum(i, "its forest cannot be walked"))?;
+        Ok(Stratum { card: card.clone(), shape, forest })
+    });
+    Ok(Population { strata: strata.collect::<Result<_, _>>()? })
+}
+
+fn read_bank(card: &Card, rest: &mut &[u8]) -> Option<Vec<BankSession>> {
+    let session = |entry: &BankEntry| {
+        let row = |_| read_numbers(rest, features::FEATURE_COUNT)?.try_into().ok();
+        let rows = (0..entry.rows).map(row).collect::<Option<_>>()?;
+        Some(BankSession { source: entry.source.clone(), family: entry.family.clone(), rows })
+    };
+    card.bank.iter().map(session).collect()
 }
 
 /// What decisions and incidents call a model: the first 16 hex digits of its SHA-256.
@@ -202,13 +277,21 @@ fn check_card(card: &Card) -> Result<(), ArtifactError> {
         return Err(ArtifactError::FeatureTable { found: card.feature_table.clone() });
     }
     let named = card.experts.iter().flat_map(|expert| &expert.features);
-    for name in named.chain(card.usual.iter().map(|usual| &usual.feature)) {
+    let taught = card.population.iter().flat_map(|stratum| &stratum.features);
+    for name in named.chain(card.usual.iter().map(|usual| &usual.feature)).chain(taught) {
         if features::index(name).is_none() {
             return Err(ArtifactError::Feature(name.clone()));
         }
     }
-    if card.experts.is_empty() || card.experts.len() > EXPERTS_MAX {
+    if card.experts.is_empty() && card.population.is_empty() || card.experts.len() > EXPERTS_MAX {
         return Err(ArtifactError::Numbers("number of experts"));
+    }
+    let bank_rows: u64 = card.bank.iter().map(|entry| u64::from(entry.rows)).sum();
+    if card.population.len() > STRATA_MAX
+        || card.bank.len() > BANK_SESSIONS_MAX
+        || bank_rows > BANK_ROWS_MAX as u64
+    {
+        return Err(ArtifactError::Numbers("number of strata or of the bank's rows"));
     }
     // A threshold of zero would log everyone out; a negative slope would turn people into bots.
     let nats = card.threshold.nats;
@@ -251,7 +334,7 @@ mod tests {
         assert_eq!(refused(b""), "this is not a Gaitway model file");
         let mut newer = DEFAULT_MODEL.to_vec();
         newer[8] = 9;
-        assert_eq!(refused(&newer), "the model file is in format 9; this build reads format 1");
+        assert_eq!(refused(&newer), "the model file is in format 9; this build reads formats up to 2");
         let mut flipped = DEFAULT_MODEL.to_vec();
         let middle = flipped.len() / 2;
         flipped[middle] ^= 1;

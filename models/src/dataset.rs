@@ -474,6 +474,8 @@ pub fn device(marks: &Marks, windows: &[Window]) -> String {
 pub fn join_short(recordings: Vec<Recording>) -> Vec<Recording> {
     let mut joined: Vec<Recording> = Vec::new();
     let mut growing: Vec<usize> = Vec::new();
+    // Length of what each of those holds, rests left out.
+    let mut active: Vec<u64> = Vec::new();
     for recording in recordings {
         if length_us(&recording.events) >= SHORT_US {
             joined.push(recording);
@@ -493,12 +495,15 @@ pub fn join_short(recordings: Vec<Recording>) -> Vec<Recording> {
                         .iter()
                         .map(|event| Event { at_us: event.at_us - start + from, ..*event }),
                 );
-                if length_us(&whole.events) >= JOINED_US {
+                active[at] += length_us(&recording.events);
+                if active[at] >= JOINED_US {
                     growing.remove(at);
+                    active.remove(at);
                 }
             }
             None => {
                 growing.push(joined.len());
+                active.push(length_us(&recording.events));
                 joined.push(recording);
             }
         }

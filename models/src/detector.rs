@@ -6,6 +6,7 @@
 use crate::artifact::{Artifact, Asks, ExpertChannel, Span, short_hash};
 use crate::features::{self, FEATURE_COUNT, FEATURES, Feature};
 use crate::forest::{FEATURES_MAX, Forest, Slots};
+use crate::population::{Device, Population, Verdict};
 use crate::sequential::{WINDOW_NATS_MAX, cusum};
 use crate::session::{LedgerReason, Session, Window, WindowRow};
 use crate::time::Timestamp;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug)]
 pub struct Detector {
     experts: Vec<Expert>,
+    population: Population,
     threshold: f32,
     calibrated: bool,
     model: String,
@@ -127,7 +129,8 @@ impl Detector {
     /// Assesses a session after new evidence. Updates the session's evidence ledger once per completed window.
     pub fn assess(&self, now: Timestamp, session: &mut Session) -> Assessment {
         for window in session.take_windows() {
-            let Some(judgement) = self.judge(&window) else { continue };
+            let device = Device::of(session.environment());
+            let Some(judgement) = self.judge(&window, device) else { continue };
             let ledger = &mut session.ledger;
             ledger.evidence = cusum(ledger.evidence, judgement.log_ratio);
             ledger.scored = ledger.scored.saturating_add(1);
@@ -168,6 +171,23 @@ impl Detector {
         fuse(experts.filter_map(|e| Some((e.channel, e.log_ratio(e.row(window)?)?))))
     }
 
+    /// What one window of a session on such a device says to the ledger, in nats for "bot".
+    pub fn log_ratio_on(&self, window: &Window, device: Device) -> Option<f32> {
+        match self.population.judge(window, device) {
+            Verdict::Untaught => self.window_log_ratio(window),
+            Verdict::Unknown => None,
+            Verdict::Quiet => self.beside(window, None),
+            Verdict::Says(log_ratio) => self.beside(window, Some(log_ratio)),
+        }
+    }
+
+    /// What the experts for other input than the pointer say, joined with what a population says of it.
+    pub(crate) fn beside(&self, window: &Window, pointer: Option<f32>) -> Option<f32> {
+        let experts = self.experts.iter().filter(|expert| expert.channel != ExpertChannel::Pointer);
+        let others = experts.filter_map(|e| Some((e.channel, e.log_ratio(e.row(window)?)?)));
+        fuse(pointer.map(|says| (ExpertChannel::Pointer, says)).into_iter().chain(others))
+    }
+
     pub(crate) fn new(artifact: Artifact, model: String) -> Detector {
         let experts = artifact.card.experts.iter().zip(artifact.forests).map(|(card, forest)| Expert {
             channel: card.channel,
@@ -192,14 +212,32 @@ impl Detector {
             }
         }
         let card = artifact.card;
-        Detector { experts, threshold: card.threshold.nats, calibrated: card.calibrated, model, usual }
+        Detector {
+            experts,
+            population: artifact.population,
+            threshold: card.threshold.nats,
+            calibrated: card.calibrated,
+            model,
+            usual,
+        }
     }
 
-    fn judge(&self, window: &Window) -> Option<Judgement> {
+    fn judge(&self, window: &Window, device: Device) -> Option<Judgement> {
         let mut contributions = [0.0; FEATURE_COUNT];
-        let mut says = [None; crate::artifact::EXPERTS_MAX];
+        let mut says = [None; crate::artifact::EXPERTS_MAX + 1];
+        let site = self.population.find(window, device);
+        if let Ok((stratum, row)) = site {
+            stratum.explain(&row.features, &mut contributions);
+            let log_ratio = stratum.nats(stratum.score(&row.features));
+            says[crate::artifact::EXPERTS_MAX] = Some((ExpertChannel::Pointer, log_ratio));
+        } else if matches!(site, Err(Verdict::Unknown)) {
+            return None;
+        }
+        // Where the site has taught, what others moved like no longer counts.
+        let taught = !matches!(site, Err(Verdict::Untaught));
         for (expert, says) in self.experts.iter().zip(&mut says) {
-            if let Some(row) = expert.row(window)
+            if (expert.channel != ExpertChannel::Pointer || !taught)
+                && let Some(row) = expert.row(window)
                 && let Some(log_ratio) = expert.explain(row, &mut contributions)
             {
                 *says = Some((expert.channel, log_ratio));
@@ -352,7 +390,7 @@ fn unreachable_threshold() -> f32 {
 }
 
 /// Where the stratum of a recording is read.
-const MOVE_INTERVAL: usize = match position_of("move_interval") {
+pub(crate) const MOVE_INTERVAL: usize = match position_of("move_interval") {
     Some(at) => at,
     None => panic!("the feature table has a move interval"),
 };

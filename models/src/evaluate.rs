@@ -7,6 +7,7 @@ pub mod bot;
 pub mod compare;
 pub mod keystroke;
 pub mod replay;
+pub mod site;
 pub mod user;
 
 use crate::artifact::ArtifactError;

@@ -15,6 +15,7 @@ pub mod hand;
 pub mod isolation;
 mod linear;
 pub mod owner;
+pub mod population;
 pub mod profile;
 pub mod replay;
 pub mod sequential;

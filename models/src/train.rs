@@ -8,6 +8,7 @@ pub mod boost;
 pub mod calibrate;
 pub mod ensemble;
 pub mod forest;
+pub mod learn;
 pub mod tree;
 pub mod typing;
 
@@ -18,6 +19,7 @@ use crate::event::Event;
 use crate::features::{self, BoundTo, FEATURE_COUNT, FEATURES, Row, Sign};
 use crate::forest::{Forest, Leaves, Slots};
 use crate::isolation::{IsolationForest, IsolationParams};
+use crate::population::{self, BankSession, Population};
 use crate::sequential::{self, cusum};
 use crate::session::{Window, WindowRow};
 use crate::sim::{BotKind, Visitor, recorder};
@@ -97,6 +99,13 @@ pub enum TrainError {
         "training needs windows of at least two people and two bot families; found {people} and {families}"
     )]
     TooFew { people: usize, families: usize },
+    #[error(
+        "{sessions} sessions with {windows} windows of 30 s are too few to learn a site from: at least {} sessions \
+         and {} windows of one kind of input are needed; let it watch in shadow for longer",
+        learn::SESSIONS_MIN,
+        learn::WINDOWS_MIN
+    )]
+    Untaught { sessions: u32, windows: u32 },
     #[error("a forest could not be grown: {0}")]
     Forest(String),
 }
@@ -234,9 +243,14 @@ pub fn train(
         calibrated: false,
         threshold,
         experts,
-        usual: usual(&samples),
+        usual: usual(
+            samples.iter().filter(|sample| sample.family.is_none()).flat_map(|sample| &sample.windows),
+        ),
+        population: Vec::new(),
+        bank: Vec::new(),
     };
-    Ok(Trained { artifact: Artifact { card, forests }, held_out, importances })
+    let artifact = Artifact { card, forests, population: Population::default(), bank: bank(&samples) };
+    Ok(Trained { artifact, held_out, importances })
 }
 
 /// Whether there are people and kinds of bots enough among recordings to hold some of each out.
@@ -681,13 +695,48 @@ fn sources(samples: &[Sample]) -> Vec<SourceUsed> {
     sources.into_values().collect()
 }
 
-/// What is usual among the people trained on, for operators to compare with.
-fn usual(samples: &[Sample]) -> Vec<Usual> {
-    let people: Vec<&Row> = samples
+/// The bots' long windows, as recorded, for sites to learn against; a family that was recorded for long
+/// gives as many as the limit, evenly from all its sessions.
+fn bank(samples: &[Sample]) -> Vec<BankSession> {
+    let mut bank: Vec<BankSession> = Vec::new();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for sample in samples.iter().filter(|sample| sample.original) {
+        let Some(family) = &sample.family else { continue };
+        let rows: Vec<Row> = bank_rows(&sample.windows).copied().collect();
+        if !rows.is_empty() {
+            *counts.entry(family.clone()).or_default() += rows.len();
+            bank.push(BankSession { source: sample.source.clone(), family: family.clone(), rows });
+        }
+    }
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for session in &mut bank {
+        let (n, seen) = (counts[&session.family], seen.entry(session.family.clone()).or_default());
+        session.rows.retain(|_| {
+            *seen += 1;
+            spread_evenly(*seen - 1, n, BANK_FAMILY_ROWS)
+        });
+    }
+    bank.retain(|session| !session.rows.is_empty());
+    bank
+}
+
+/// Whether the `i`-th of `n` is among `most` spread evenly over them.
+pub(crate) fn spread_evenly(i: usize, n: usize, most: usize) -> bool {
+    n <= most || (i + 1) * most / n != i * most / n
+}
+
+/// The rows of a session that hold enough to be learnt from.
+pub(crate) fn bank_rows(windows: &[Window]) -> impl Iterator<Item = &Row> {
+    windows
         .iter()
-        .filter(|sample| sample.family.is_none())
-        .flat_map(|sample| sample.windows.iter().map(|window| &window.short.features))
-        .collect();
+        .filter_map(|window| window.long.as_ref())
+        .filter(|row| population::ASKS.are_met(row))
+        .map(|row| &row.features)
+}
+
+/// What is usual among people, for operators to compare with.
+pub(crate) fn usual<'a>(windows: impl Iterator<Item = &'a Window>) -> Vec<Usual> {
+    let people: Vec<&Row> = windows.map(|window| &window.short.features).collect();
     let range = |(i, feature): (usize, &features::Feature)| {
         let mut values: Vec<f32> = people.iter().map(|row| row[i]).filter(|value| !value.is_nan()).collect();
         if values.len() < USUAL_MIN {
@@ -711,3 +760,5 @@ const USUAL_MIN: usize = 40;
 const BOOSTED_DEPTH_MAX: usize = 4;
 /// Thirty-two leaves fill a page.
 const READABLE_DEPTH_MAX: usize = 5;
+/// Rows of one family in the bank: enough for its variety, small enough to ship.
+const BANK_FAMILY_ROWS: usize = 64;

@@ -7,6 +7,7 @@
 pub(super) mod bot;
 mod keystroke;
 mod replay;
+mod site;
 mod user;
 
 use anyhow::Context;
@@ -27,6 +28,9 @@ pub struct EvaluateArgs {
     /// Only these sources of the index, separated by commas
     #[arg(long, value_delimiter = ',')]
     sources: Option<Vec<String>>,
+    /// Task site: share of the windows learnt from that are hidden bots, 0 to 0.3
+    #[arg(long, default_value_t = 0.0)]
+    contaminate: f32,
     /// Folder for report.json and report.html
     #[arg(long, default_value = "report")]
     report: PathBuf,
@@ -45,6 +49,8 @@ enum Task {
     User,
     /// Tell who typed a phrase
     Keystroke,
+    /// Learn each source as a site never seen from half its people, and judge the rest
+    Site,
 }
 
 pub fn run(args: EvaluateArgs) -> anyhow::Result<()> {
@@ -53,6 +59,7 @@ pub fn run(args: EvaluateArgs) -> anyhow::Result<()> {
         Task::Replay => replay::run(&args),
         Task::User => user::run(&args),
         Task::Keystroke => keystroke::run(&args),
+        Task::Site => site::run(&args),
     }
 }
 

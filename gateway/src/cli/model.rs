@@ -87,7 +87,7 @@ fn show(file: Option<PathBuf>, json: bool, with_rules: bool) -> anyhow::Result<(
         Some(file) => std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?,
         None => DEFAULT_MODEL.to_vec(),
     };
-    let Artifact { card, forests } = Artifact::decode(&bytes)?;
+    let Artifact { card, forests, .. } = Artifact::decode(&bytes)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&card)?);
         return Ok(());

@@ -216,6 +216,7 @@ mod tests {
             model,
             data,
             task: Task::Bot,
+            contaminate: 0.0,
             sources: None,
             report: report.clone(),
             card: Some(card.clone()),
