@@ -6,6 +6,7 @@
 mod config;
 mod dataset;
 mod evaluate;
+mod learn;
 mod model;
 mod plot;
 pub mod policy;
@@ -38,6 +39,8 @@ enum Command {
     Session(session::SessionCommand),
     /// Train a model from recordings
     Train(train::TrainArgs),
+    /// Learn a site from its own shadow sessions
+    Learn(learn::LearnArgs),
     /// Measure a model on recordings it has not seen
     Evaluate(evaluate::EvaluateArgs),
     /// Describe recordings, bring them in from elsewhere, hand them out
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Policy(args) => policy::run(args),
         Command::Session(command) => session::run(command),
         Command::Train(args) => train::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Learn(args) => learn::run(args).map(|()| ExitCode::SUCCESS),
         Command::Evaluate(args) => evaluate::run(args).map(|()| ExitCode::SUCCESS),
         Command::Dataset(args) => dataset::run(args).map(|()| ExitCode::SUCCESS),
         Command::Model(args) => model::run(args).map(|()| ExitCode::SUCCESS),

@@ -472,10 +472,21 @@ pub fn device(marks: &Marks, windows: &[Window]) -> String {
 /// Joins short recordings of one source, user and family, in order, each followed by a rest: ten
 /// seconds of one person are no window, a minute of several short tasks is.
 pub fn join_short(recordings: Vec<Recording>) -> Vec<Recording> {
+    join(recordings, |whole, _| length_us(&whole.events))
+}
+
+/// As [`join_short`], until each holds enough input whatever the rests between: of half a second at a time
+/// the rests alone would soon be long enough, and no window ever full.
+pub fn join_input(recordings: Vec<Recording>) -> Vec<Recording> {
+    join(recordings, |_, input_us| input_us)
+}
+
+/// Joins until what was joined is long enough by `length`, given it and how long it is without its rests.
+fn join(recordings: Vec<Recording>, length: fn(&Recording, u64) -> u64) -> Vec<Recording> {
     let mut joined: Vec<Recording> = Vec::new();
     let mut growing: Vec<usize> = Vec::new();
-    // Length of what each of those holds, rests left out.
-    let mut active: Vec<u64> = Vec::new();
+    // Microseconds that each of those holds, rests left out.
+    let mut input: Vec<u64> = Vec::new();
     for recording in recordings {
         if length_us(&recording.events) >= SHORT_US {
             joined.push(recording);
@@ -495,15 +506,15 @@ pub fn join_short(recordings: Vec<Recording>) -> Vec<Recording> {
                         .iter()
                         .map(|event| Event { at_us: event.at_us - start + from, ..*event }),
                 );
-                active[at] += length_us(&recording.events);
-                if active[at] >= JOINED_US {
+                input[at] += length_us(&recording.events);
+                if length(whole, input[at]) >= JOINED_US {
                     growing.remove(at);
-                    active.remove(at);
+                    input.remove(at);
                 }
             }
             None => {
                 growing.push(joined.len());
-                active.push(length_us(&recording.events));
+                input.push(length_us(&recording.events));
                 joined.push(recording);
             }
         }

@@ -249,7 +249,8 @@ pub fn train(
         population: Vec::new(),
         bank: Vec::new(),
     };
-    let artifact = Artifact { card, forests, population: Population::default(), bank: bank(&samples) };
+    let artifact =
+        Artifact { card, forests, population: Population::default(), bank: bank(recordings, &samples) };
     Ok(Trained { artifact, held_out, importances })
 }
 
@@ -697,17 +698,19 @@ fn sources(samples: &[Sample]) -> Vec<SourceUsed> {
 
 /// The bots' long windows, as recorded, for sites to learn against; a family that was recorded for long
 /// gives as many as the limit, evenly from all its sessions.
-fn bank(samples: &[Sample]) -> Vec<BankSession> {
-    let mut bank: Vec<BankSession> = Vec::new();
+fn bank(recordings: &[Recording], samples: &[Sample]) -> Vec<BankSession> {
+    let bots = recordings.iter().filter(|recording| recording.family.is_some()).cloned().collect();
+    let real = dataset::join_input(bots).into_iter().map(|recording| {
+        let rows = bank_rows(&dataset::windows(&recording.events)).copied().collect();
+        BankSession { source: recording.source, family: recording.family.unwrap_or_default(), rows }
+    });
+    let simulated = samples.iter().filter(|sample| sample.source == SIMULATOR).filter_map(|sample| {
+        let rows = bank_rows(&sample.windows).copied().collect();
+        Some(BankSession { source: sample.source.clone(), family: sample.family.clone()?, rows })
+    });
+    let mut bank: Vec<BankSession> = real.chain(simulated).collect();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for sample in samples.iter().filter(|sample| sample.original) {
-        let Some(family) = &sample.family else { continue };
-        let rows: Vec<Row> = bank_rows(&sample.windows).copied().collect();
-        if !rows.is_empty() {
-            *counts.entry(family.clone()).or_default() += rows.len();
-            bank.push(BankSession { source: sample.source.clone(), family: family.clone(), rows });
-        }
-    }
+    bank.iter().for_each(|session| *counts.entry(session.family.clone()).or_default() += session.rows.len());
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for session in &mut bank {
         let (n, seen) = (counts[&session.family], seen.entry(session.family.clone()).or_default());

@@ -217,7 +217,7 @@ impl Trial<'_> {
                 bots.iter().filter(|bot| bot.half == half).map(|bot| judge_bot(&detector, bot, &bot.windows)),
             );
             let anew = |recordings: &[Recording], rng: &mut ChaCha8Rng| -> Vec<ShadowSession> {
-                let joined = dataset::join_short(recordings.to_vec()).into_iter();
+                let joined = dataset::join_input(recordings.to_vec()).into_iter();
                 let anew = joined.map(|r| Recording { events: recorder::record_anew(&r.events, rng), ..r });
                 shadow_sessions(&anew.collect::<Vec<_>>()).0
             };
@@ -331,7 +331,7 @@ impl Trial<'_> {
     fn bots(&self, source: &str) -> Vec<Bot> {
         let of = |wanted: &dyn Fn(&Recording) -> bool| -> Vec<Recording> {
             let bots = self.recordings.iter().filter(|r| r.label == Label::Bot && wanted(r));
-            dataset::join_short(bots.cloned().collect())
+            dataset::join_input(bots.cloned().collect())
         };
         let peopled: BTreeSet<&str> =
             self.recordings.iter().filter(|r| r.label == Label::Human).map(|r| r.source.as_str()).collect();

@@ -109,7 +109,7 @@ pub fn shadow_sessions(recordings: &[Recording]) -> (Vec<ShadowSession>, LeftOut
         session: recording.session,
         user: recording.user,
     };
-    let mut sessions: Vec<ShadowSession> = dataset::join_short(fit).into_iter().map(shadow).collect();
+    let mut sessions: Vec<ShadowSession> = dataset::join_input(fit).into_iter().map(shadow).collect();
     let before = sessions.len();
     sessions.retain(|session| !session.windows.is_empty());
     left.short = (before - sessions.len()) as u32;
@@ -187,6 +187,31 @@ pub fn learn(
     // What was decoded and what was just learnt must read alike.
     let artifact = Artifact::decode(&artifact.encode()).map_err(|e| TrainError::Forest(e.to_string()))?;
     Ok(Taught { artifact, untaught })
+}
+
+/// How far the people of some sessions have moved from those who taught a population, by stratum: the
+/// population stability index of their scores over the teachers' deciles, and how many windows it rests on.
+/// Customarily below 0.1 is none, above 0.25 is much: learn again.
+pub fn drift(population: &Population, sessions: &[ShadowSession]) -> Vec<(Kind, f32, usize)> {
+    let of_stratum = |stratum: &Stratum| {
+        let mut counts = [0usize; 10];
+        for session in sessions {
+            for window in &session.windows {
+                if let Ok((found, row)) = population.find(window, session.device)
+                    && found.card.kind == stratum.card.kind
+                {
+                    let score = found.score(&row.features);
+                    counts[found.card.deciles.iter().filter(|decile| score > **decile).count().min(9)] += 1;
+                }
+            }
+        }
+        let whole: usize = counts.iter().sum();
+        // Half a window more in each tenth, so that an empty one is not an infinite surprise.
+        let share = |count: &usize| (*count as f32 + 0.5) / (whole as f32 + 5.0);
+        let moved = counts.iter().map(share).map(|share| (share - 0.1) * (share / 0.1).ln()).sum();
+        (stratum.card.kind, moved, whole)
+    };
+    population.strata.iter().map(of_stratum).collect()
 }
 
 /// What a kind of input is called.
@@ -654,6 +679,16 @@ mod tests {
         let stranger = session("stranger".into(), Visitor::person(77));
         let unseen = session("bot".into(), Visitor::bot(BotKind::JitteredLinear, 99));
         assert!(called(&detector, &stranger) < 0.1 && called(&detector, &unseen) > 0.9);
+    }
+
+    #[test]
+    fn people_like_the_teachers_have_not_drifted_and_bots_have() {
+        let taught = learn(&people(20), &base(), &recipe(), &mut |_| ()).unwrap();
+        let moved = |sessions: &[ShadowSession]| drift(&taught.artifact.population, sessions)[0].1;
+        let alike: Vec<_> = (0..20).map(|i| session(format!("{i}"), Visitor::person(800 + i))).collect();
+        let bots: Vec<_> =
+            (0..20).map(|i| session(format!("{i}"), Visitor::bot(BotKind::JitteredLinear, i))).collect();
+        assert!(moved(&alike) < 0.25 && moved(&bots) > 1.0, "{} {}", moved(&alike), moved(&bots));
     }
 
     #[test]
