@@ -63,7 +63,16 @@ mod tests {
         std::fs::write(data.join("keystroke/phrase.csv"), text).unwrap();
         let report = folder.path().join("report");
         let (model, task) = ("none".into(), Task::Keystroke);
-        run(&EvaluateArgs { model, data, task, sources: None, report: report.clone(), card: None }).unwrap();
+        let args = EvaluateArgs {
+            model,
+            data,
+            task,
+            contaminate: 0.0,
+            sources: None,
+            report: report.clone(),
+            card: None,
+        };
+        run(&args).unwrap();
         let json: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(report.join("report.json")).unwrap()).unwrap();
         assert_eq!((&json["task"], &json["people"]), (&"keystroke".into(), &6.into()));
