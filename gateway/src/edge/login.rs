@@ -9,6 +9,7 @@ use super::{
 use crate::clock;
 use crate::proxy::identity::login::{Begun, Login, LoginError, LogoutError};
 use crate::proxy::identity::provider::Ask;
+use crate::standing::Verdict;
 use bytes::Bytes;
 use gaitway_models::Timestamp;
 use gaitway_policies::{Identity, Input};
@@ -123,12 +124,7 @@ impl Edge {
             Some(query) => format!("{}?{query}", request.path),
             None => request.path.to_owned(),
         };
-        let ask = Ask {
-            // A rule that asks for nothing in particular wants a person to answer, not a cookie.
-            anew: acr_values.is_empty() && max_age_seconds == 0,
-            age_seconds_max: (max_age_seconds > 0).then_some(max_age_seconds),
-            acr_values: (!acr_values.is_empty()).then(|| acr_values.to_owned()),
-        };
+        let ask = asked(acr_values, max_age_seconds);
         match login.begin(request.headers, &back, &ask, Some(identity.session), clock::now()) {
             Some(begun) => redirect(StatusCode::FOUND, begun),
             None => self.login_failed(&LoginError::Unreachable, request),
@@ -164,8 +160,15 @@ impl Edge {
         match login.finish(query, request.headers, clock::now()).await {
             Ok(finished) => {
                 counter!("gaitway_logins_total", "outcome" => "logged_in").increment(1);
-                if finished.stepped_up {
-                    let session = finished.identity.session;
+                let session = finished.identity().session;
+                // A rule may ask for more by now; then the page sends the person to the provider again.
+                let is_enough = match self.standings.verdict(&session, clock::now()) {
+                    Verdict::StepUp { acr_values, max_age_seconds } => {
+                        finished.is_enough(&asked(&acr_values, max_age_seconds), clock::now())
+                    }
+                    _ => true,
+                };
+                if finished.stepped_up && is_enough {
                     self.shards.offer(&session, Input::StepUpPassed { session });
                     self.until_unchallenged(&session).await;
                 }
@@ -211,6 +214,19 @@ impl Edge {
         };
         counter!("gaitway_provider_logouts_total", "outcome" => label).increment(1);
         response
+    }
+}
+
+/// What a step-up asks the provider for.
+fn asked(acr_values: &str, max_age_seconds: u64) -> Ask {
+    // A rule that asks for nothing in particular wants a person to answer, not a cookie. The browser carries
+    // the question, so that it was asked proves nothing: the moment of the answer does, and an age asked for
+    // is what makes providers name it.
+    let anew = acr_values.is_empty() && max_age_seconds == 0;
+    Ask {
+        anew,
+        age_seconds_max: (anew || max_age_seconds > 0).then_some(max_age_seconds.max(1)),
+        acr_values: (!acr_values.is_empty()).then(|| acr_values.to_owned()),
     }
 }
 

@@ -547,3 +547,143 @@ async fn a_revocation_tells_the_provider_that_the_tokens_are_no_longer_good() {
     .await;
     eventually("the provider knows", async || site.provider.count("grant.revoked") >= 1).await;
 }
+
+const STEP_UPS: &str = "mode: enforce
+routes:
+  - {name: pay, match: {path: /pay}}
+  - {name: settings, match: {path: /settings}}
+  - {name: keys, match: {path: /keys}}
+rules:
+  - {name: pay, when: route == \"pay\", action: step-up, step_up: {acr_values: strong}, cool_down: 1h, for: 1h}
+  - {name: settings, when: route == \"settings\", action: step-up, step_up: {max_age: 5m}, cool_down: 1h, for: 1h}
+  - {name: keys, when: route == \"keys\", action: step-up, cool_down: 1h, for: 1h}
+";
+
+async fn site_with_step_ups(directory: &std::path::Path) -> Site {
+    let file = directory.join("policy.yaml");
+    std::fs::write(&file, STEP_UPS).unwrap();
+    Site::start_with(json!({}), "", &format!("policy:\n  file: {}\n", file.display())).await
+}
+
+/// Logs in, and asks for what a rule waits for until more proof is wanted.
+async fn log_in_and_trip(site: &Site, browser: &mut Browser, path: &str) {
+    assert_eq!(browser.open(&site.url("/page")).await.status(), StatusCode::OK);
+    trip(site, browser, path).await;
+}
+
+async fn trip(site: &Site, browser: &mut Browser, path: &str) {
+    browser.fetch(&site.url(path)).await;
+    eventually("more proof is asked for", async || {
+        browser.fetch(&site.url("/page")).await.status() == StatusCode::UNAUTHORIZED
+    })
+    .await;
+}
+
+/// What the provider is asked by a redirect to it.
+fn asked(response: &Response) -> BTreeMap<String, String> {
+    Url::parse(&location(response).unwrap()).unwrap().query_pairs().into_owned().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stronger_proof_is_given_at_the_provider_by_the_same_person_for_the_same_session() {
+    let directory = tempfile::tempdir().unwrap();
+    let site = site_with_step_ups(directory.path()).await;
+    let mut alice = Browser::of("alice");
+    log_in_and_trip(&site, &mut alice, "/pay").await;
+    let cookie = alice.cookie(&site.origin, "gaitway_login").unwrap().clone();
+
+    // A script is told (RFC 9470), and what a form holds goes nowhere else.
+    let told = alice.fetch(&site.url("/page")).await;
+    let challenge = told.headers()["www-authenticate"].to_str().unwrap();
+    assert!(challenge.starts_with("Bearer error=\"insufficient_user_authentication\""), "{challenge}");
+    assert!(challenge.ends_with(", acr_values=\"strong\""), "{challenge}");
+    let form = [("sec-fetch-mode", "navigate"), ("accept", "text/html")];
+    let posted = alice.send(Method::POST, &site.url("/upload"), &form, "a=b").await;
+    assert_eq!((posted.status(), location(&posted)), (StatusCode::UNAUTHORIZED, None));
+
+    // The same proof as before, and somebody else's, are none.
+    let weak = alice.open(&site.url("/page")).await;
+    assert_eq!(weak.status(), StatusCode::FORBIDDEN, "{}", weak.url());
+    let begun = alice.navigate(&site.url("/page?item=1")).await;
+    assert_eq!(begun.status(), StatusCode::FOUND);
+    assert_eq!(asked(&begun)["acr_values"], "strong");
+    let mut mallory = Browser::of("mallory");
+    mallory.acr = Some("strong");
+    mallory.jar.insert(site.origin.clone(), alice.jar[&site.origin].clone());
+    let stolen = mallory.follow(begun, "").await;
+    assert_eq!(stolen.status(), StatusCode::FORBIDDEN, "{}", stolen.url());
+    // Nor does it count for another session, not even of the same person.
+    let begun = alice.navigate(&site.url("/page?item=1")).await;
+    let mut elsewhere = Browser::of("alice");
+    elsewhere.acr = Some("strong");
+    assert_eq!(elsewhere.open(&site.url("/page")).await.status(), StatusCode::OK);
+    let mut pending = alice.jar[&site.origin].clone();
+    pending.remove("gaitway_login");
+    elsewhere.jar.get_mut(&site.origin).unwrap().extend(pending);
+    assert_eq!(elsewhere.follow(begun, "").await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(alice.fetch(&site.url("/page")).await.status(), StatusCode::UNAUTHORIZED);
+
+    alice.acr = Some("strong");
+    let strong = alice.open(&site.url("/page?item=1")).await;
+    assert_eq!((strong.status(), strong.url().as_str()), (StatusCode::OK, &*site.url("/page?item=1")));
+    assert_eq!(alice.cookie(&site.origin, "gaitway_login"), Some(&cookie), "the same session");
+    assert_eq!(alice.fetch(&site.url("/page")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proof_from_before_it_was_asked_for_is_no_new_proof() {
+    let directory = tempfile::tempdir().unwrap();
+    let site = site_with_step_ups(directory.path()).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let an_hour_ago = json!({"claims": {"auth_time": now - 3600}});
+
+    let mut alice = Browser::of("alice");
+    log_in_and_trip(&site, &mut alice, "/settings").await;
+    let begun = alice.navigate(&site.url("/page")).await;
+    assert_eq!(asked(&begun)["max_age"], "300");
+    // A provider that answers with the login it has is asked once more, and not a third time.
+    site.provider.door("tamper", &an_hour_ago).await;
+    let again = alice.follow(begun, "prompt=login").await;
+    assert_eq!(asked(&again)["max_age"], "300");
+    site.provider.door("tamper", &an_hour_ago).await;
+    assert_eq!(alice.follow(again, "").await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(alice.fetch(&site.url("/page")).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(alice.open(&site.url("/page")).await.status(), StatusCode::OK);
+
+    // The question travels through the browser, where it can be taken out.
+    let mut bob = Browser::of("bob");
+    log_in_and_trip(&site, &mut bob, "/keys").await;
+    for answer in [an_hour_ago, json!({"without": ["auth_time"]})] {
+        let begun = bob.navigate(&site.url("/page")).await;
+        assert_eq!(asked(&begun)["prompt"], "login");
+        let mut address = Url::parse(&location(&begun).unwrap()).unwrap();
+        let kept = asked(&begun).into_iter().filter(|(name, _)| name != "prompt" && name != "max_age");
+        address.query_pairs_mut().clear().extend_pairs(kept);
+        site.provider.door("tamper", &answer).await;
+        assert_eq!(bob.open(address.as_str()).await.status(), StatusCode::FORBIDDEN, "{answer}");
+        assert_eq!(bob.fetch(&site.url("/page")).await.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(bob.open(&site.url("/page")).await.status(), StatusCode::OK);
+    assert_eq!(bob.fetch(&site.url("/page")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_weaker_proof_asked_for_earlier_does_not_stand_for_a_stronger_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let site = site_with_step_ups(directory.path()).await;
+    let mut carol = Browser::of("carol");
+    log_in_and_trip(&site, &mut carol, "/settings").await;
+    let first = carol.navigate(&site.url("/page")).await;
+    let second = carol.navigate(&site.url("/page")).await;
+    let kept = carol.jar[&site.origin].clone();
+    assert_eq!(carol.follow(first, "").await.status(), StatusCode::OK);
+
+    trip(&site, &mut carol, "/pay").await;
+    carol.jar.insert(site.origin.clone(), kept);
+    let page = carol.follow(second, "acr_values=strong").await;
+    assert!(location(&page).is_some(), "asked for what is asked for now, not let in: {}", page.url());
+    assert_eq!(carol.fetch(&site.url("/page")).await.status(), StatusCode::UNAUTHORIZED);
+    carol.acr = Some("strong");
+    assert_eq!(carol.open(&site.url("/page")).await.status(), StatusCode::OK);
+    assert_eq!(carol.fetch(&site.url("/page")).await.status(), StatusCode::OK);
+}

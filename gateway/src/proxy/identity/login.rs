@@ -80,9 +80,21 @@ pub struct Finished {
     /// A path on the app's origin.
     pub back: String,
     pub set_cookies: Vec<String>,
-    pub identity: Arc<Identity>,
     /// It answered a wish for stronger or newer proof, and the session is still the same.
     pub stepped_up: bool,
+    session: Arc<Session>,
+    begun_at: Timestamp,
+}
+
+impl Finished {
+    pub fn identity(&self) -> &Identity {
+        &self.session.identity
+    }
+
+    /// Whether the proof is what is asked for by now: more may be asked for than when the login began.
+    pub fn is_enough(&self, ask: &Ask, now: Timestamp) -> bool {
+        is_sufficient(&self.session.record, ask, self.begun_at, now)
+    }
 }
 
 /// Why a login did not come about.
@@ -319,7 +331,7 @@ impl Login {
             return Err(LoginError::Invalid);
         }
         let mut record = self.record(&claims, id_token, tokens, now)?;
-        if !is_sufficient(&record, &pending.ask, now) {
+        if !is_sufficient(&record, &pending.ask, pending.begun_at, now) {
             // Some providers answer with the login they have, unless they are told to ask again.
             let again = pending.session.is_some() && !pending.ask.anew;
             let ask = Ask { anew: true, ..pending.ask };
@@ -368,7 +380,7 @@ impl Login {
         }
         self.keep(id, &session).await.map_err(|_| LoginError::Unreachable)?;
         self.live.insert(id, Arc::clone(&session));
-        Ok(Finished { back: pending.back, set_cookies, identity: Arc::clone(&session.identity), stepped_up })
+        Ok(Finished { back: pending.back, set_cookies, stepped_up, session, begun_at: pending.begun_at })
     }
 
     /// Ends the login here and on every replica, and says where the person ends it at the provider.
@@ -811,9 +823,11 @@ impl Drop for Login {
 }
 
 /// Whether the proof is as new and as strong as it was asked for (RFC 9470 §6.2).
-fn is_sufficient(record: &Record, ask: &Ask, now: Timestamp) -> bool {
+fn is_sufficient(record: &Record, ask: &Ask, begun_at: Timestamp, now: Timestamp) -> bool {
     let new_enough = match (ask.age_seconds_max, record.authenticated_at) {
         (None, _) => true,
+        // What was proved because we asked is new, however long the person then stayed there.
+        (Some(_), Some(at)) if ask.anew && at.plus(AGE_LEEWAY) >= begun_at => true,
         (Some(age), Some(at)) => now.since(at) <= Duration::from_secs(age) + AGE_LEEWAY,
         // OpenID Connect Core §2: with max_age in the request, auth_time must be in the answer.
         (Some(_), None) => false,
