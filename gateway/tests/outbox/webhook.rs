@@ -135,6 +135,8 @@ async fn what_can_be_mended_is_worth_another_try_and_the_rest_is_not() {
         never: the webhook answered 410
         taken"#]]
     .assert_eq(&told.join("\n"));
+    // What the receiver prints is read by a thread of its own, which may be a moment behind.
+    until("seven requests", async || receiver.requests().len() >= 7).await;
     assert_eq!(receiver.requests().len(), 7, "a redirect is not followed");
     drop(receiver);
     let gone = sink.deliver(&logout(1, AT)).await.unwrap_err();
