@@ -46,6 +46,8 @@ pub struct EdgeRequest<'a> {
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
     pub caller: &'a Caller,
+    /// Who else the request proves to come from.
+    pub others: &'a [Arc<Identity>],
     /// The browser spoke TLS.
     pub https: bool,
     /// The incident that revoked this caller, if one did.
@@ -133,10 +135,10 @@ impl Edge {
         if !is_same_origin(request.headers) {
             return refuse("origin", StatusCode::FORBIDDEN);
         }
-        let Some(identity) = request.caller.known() else {
+        if request.caller.known().is_none() {
             return refuse("session", StatusCode::UNAUTHORIZED);
-        };
-        let Some(token) = self.page_token(request, identity, self.page_token_age) else {
+        }
+        let Some((identity, token)) = self.page_token(request, self.page_token_age) else {
             return refuse("page_token", StatusCode::UNAUTHORIZED);
         };
         match self.sockets.admit(identity.clone(), token.page) {
@@ -205,13 +207,13 @@ impl Edge {
         if !is_same_origin(request.headers) {
             return reject("origin", StatusCode::FORBIDDEN);
         }
-        let Some(identity) = request.caller.known() else {
+        if request.caller.known().is_none() {
             return reject("session", StatusCode::UNAUTHORIZED);
-        };
+        }
         if let Some(incident) = request.revoked {
             return json(StatusCode::OK, &self.go(incident));
         }
-        let Some(token) = self.page_token(request, identity, BEACON_TOKEN_AGE) else {
+        let Some((identity, token)) = self.page_token(request, BEACON_TOKEN_AGE) else {
             return reject("page_token", StatusCode::UNAUTHORIZED);
         };
         if !self.sockets.allow_frame(identity.session, clock::now()) {
@@ -384,15 +386,17 @@ impl Edge {
         }
     }
 
-    fn page_token(
+    /// A page's token, and whose page it is: that one of the request's identities it was given to.
+    fn page_token<'r>(
         &self,
-        request: &EdgeRequest<'_>,
-        identity: &Identity,
+        request: &EdgeRequest<'r>,
         age_max: Duration,
-    ) -> Option<PageToken> {
+    ) -> Option<(&'r Arc<Identity>, PageToken)> {
         let sealed = parameter(request.query?, "p")?;
         let token = PageToken::open(sealed, &self.secret)?;
-        (token.session == identity.session && token.age(clock::now()) <= age_max).then_some(token)
+        let mut proved = request.caller.known().into_iter().chain(request.others);
+        let identity = proved.find(|identity| identity.session == token.session)?;
+        (token.age(clock::now()) <= age_max).then_some((identity, token))
     }
 
     fn go(&self, incident: &str) -> String {

@@ -29,7 +29,7 @@ use forward::Visitor;
 use gaitway_models::Timestamp;
 use gaitway_models::session::RequestSeen;
 use gaitway_policies::facts::Facts;
-use gaitway_policies::route::{Outage, RequestLine};
+use gaitway_policies::route::{Outage, RequestLine, Sources};
 use gaitway_policies::{Identity, Input, PolicySet, SessionId};
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use identity::login::{LOGGED_OUT, Login, Presence};
@@ -102,6 +102,14 @@ enum Held {
     Challenge,
     StepUp { acr_values: String, max_age_seconds: u64 },
     Tarpit { incident: String, delay: Duration },
+}
+
+/// What a policy route says of a request.
+struct Terms {
+    /// While Redis is out of reach.
+    outage: Outage,
+    needs_login: bool,
+    sources: Sources,
 }
 
 /// What one request carries from phase to phase.
@@ -212,14 +220,20 @@ impl Gateway {
         }
 
         let now = clock::now();
-        let presence = self.presence(&request.headers, now).await;
+        let is_own = self.edge.endpoint(request.uri.path()).is_some();
+        let terms = if is_own { self.terms_of_page(request) } else { self.take_route(request, visit) };
+        let mut presence = self.presence(&request.headers, now).await;
         let answers = self.identifier.introspect(&request.headers, now).await;
         if answers.denied {
             return self.refuse_malformed(session, visit, 503).await;
         }
-        let mut identified = self.identifier.identify(&request.headers, now).introspected(&answers);
+        let mut identified = self.identifier.identify(&request.headers, now, terms.sources, is_own);
+        identified = identified.introspected(&answers, terms.sources);
         if let Presence::Present(login) = &presence {
-            identified = identified.logged_in(login);
+            identified = identified.logged_in(login, terms.sources);
+        }
+        if !terms.sources.oidc {
+            presence = Presence::Absent;
         }
         let caller = identified.caller;
         // The app may honour any identity in the request, so a revoked one behind a good one counts.
@@ -228,10 +242,10 @@ impl Gateway {
             .into_iter()
             .chain(identified.others.iter())
             .find_map(|identity| self.revocations.check(identity, now));
-        if self.edge.endpoint(request.uri.path()).is_some() {
+        if is_own {
             connection.set_phase(Phase::Body);
             let revoked = refusal.map(|refusal| refusal.incident);
-            return self.serve_own(session, visit, &caller, https, revoked).await;
+            return self.serve_own(session, visit, (&caller, &identified.others), https, revoked).await;
         }
         connection.set_phase(Phase::Body);
         visit.identity = caller.known().cloned();
@@ -241,8 +255,7 @@ impl Gateway {
         visit.entered = Some(connection.enter(visit.identities.clone()));
         // Asked again now that a cut would find the request, so that none falls between.
         let refusal = refusal.or_else(|| self.refusal(&visit.identities));
-        let (outage, needs_login) = self.take_route(session.req_header(), visit);
-        if outage == Outage::Deny && !self.revocations.health().connected {
+        if terms.outage == Outage::Deny && !self.revocations.health().connected {
             return self.refuse_malformed(session, visit, 503).await;
         }
         if let Presence::Present(login) = &presence {
@@ -259,7 +272,7 @@ impl Gateway {
             sink.note(&identity.session, &session.req_header().headers);
         }
         match &self.login {
-            Some(login) if needs_login && self.lacks_login(&presence, &caller) => {
+            Some(login) if terms.needs_login && self.lacks_login(&presence, &caller) => {
                 self.ask_to_log_in(session, visit, &caller, https, (login, &presence)).await
             }
             _ => Ok(false),
@@ -369,7 +382,7 @@ impl Gateway {
         let (path, query) = (header.uri.path().to_owned(), header.uri.query().map(str::to_owned));
         let response = {
             let target = (path.as_str(), query.as_deref());
-            let request = self.own_request(header, target, caller, https, None, Bytes::new());
+            let request = self.own_request(header, target, (caller, &[]), https, None, Bytes::new());
             match presence {
                 Presence::Unknown => self.edge.login_unknown(),
                 _ => self.edge.login_needed(login, visit.navigation && !visit.upgrade, &request),
@@ -380,15 +393,30 @@ impl Gateway {
         Ok(true)
     }
 
-    /// Finds the policy route of a request; says what the route does while Redis is out of reach, and
-    /// whether it is for people who are logged in.
-    fn take_route(&self, request: &RequestHeader, visit: &mut Visit) -> (Outage, bool) {
+    /// What visitors of a page are known by, as far as requests of that page to our own endpoints say
+    /// where they come from; the telemetry socket does not, and finds its session by its page token.
+    fn terms_of_page(&self, request: &RequestHeader) -> Terms {
+        let mut terms = Terms { outage: Outage::ServeKnown, needs_login: false, sources: Sources::ALL };
+        let policies = self.policies.load();
+        let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
+        let page = header("referer").and_then(|page| page.parse::<http::Uri>().ok());
+        if let (Some(page), false) = (page, policies.routes().is_empty()) {
+            let host = page.host().unwrap_or_default();
+            let line = RequestLine { host, path: page.path(), method: "GET", header: &|_| None };
+            terms.sources = policies.route(&line).sources;
+        }
+        terms
+    }
+
+    /// Finds the policy route of a request, and what it says of the request.
+    fn take_route(&self, request: &RequestHeader, visit: &mut Visit) -> Terms {
         let policies = self.policies.load();
         let is_required = |route: Option<bool>| {
             self.login.as_ref().is_some_and(|login| login.is_required(route, request.uri.path()))
         };
         if policies.routes().is_empty() {
-            return (Outage::ServeKnown, is_required(None));
+            let (outage, sources) = (Outage::ServeKnown, Sources::ALL);
+            return Terms { outage, needs_login: is_required(None), sources };
         }
         let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
         let authority = request.uri.authority().map(|authority| authority.as_str());
@@ -402,7 +430,7 @@ impl Gateway {
         let route = policies.route(&line);
         visit.route.clone_from(&route.name);
         visit.inject = route.injection;
-        (route.outage, is_required(route.login))
+        Terms { outage: route.outage, needs_login: is_required(route.login), sources: route.sources }
     }
 
     fn check_framing(&self, session: &Session) -> std::result::Result<(), framing::Fault> {
@@ -435,7 +463,7 @@ impl Gateway {
         let (path, query) = (header.uri.path().to_owned(), header.uri.query().map(str::to_owned));
         let mut response = {
             let request =
-                self.own_request(header, (&path, query.as_deref()), caller, https, None, Bytes::new());
+                self.own_request(header, (&path, query.as_deref()), (caller, &[]), https, None, Bytes::new());
             match &held {
                 Held::LoggedOut { incident } | Held::Tarpit { incident, .. } if page => {
                     self.edge.logout_page(incident, &request)
@@ -500,7 +528,7 @@ impl Gateway {
         &self,
         session: &mut Session,
         visit: &mut Visit,
-        caller: &Caller,
+        (caller, others): (&Caller, &[Arc<Identity>]),
         https: bool,
         revoked: Option<String>,
     ) -> Result<bool> {
@@ -514,7 +542,7 @@ impl Gateway {
         let wants_socket = visit.upgrade && self.edge.endpoint(&path) == Some("t");
         let ticket = {
             let target = (path.as_str(), query.as_deref());
-            let request = self.own_request(header, target, caller, https, revoked.as_deref(), body);
+            let request = self.own_request(header, target, (caller, others), https, revoked.as_deref(), body);
             if !wants_socket {
                 let response = self.edge.answer(&request).await;
                 write_response(session, response).await?;
@@ -524,7 +552,10 @@ impl Gateway {
                 Ok(ticket) => {
                     // Asked again now that the socket is known: whoever was revoked before is told as it
                     // opens, whoever is revoked from here on is found.
-                    let again = || self.revocations.check(caller.identity(), clock::now());
+                    let again = || {
+                        let mut proved = caller.known().into_iter().chain(others);
+                        proved.find_map(|identity| self.revocations.check(identity, clock::now()))
+                    };
                     if let Some(incident) =
                         revoked.clone().or_else(|| again().map(|refusal| refusal.incident))
                     {
@@ -566,7 +597,7 @@ impl Gateway {
         &'a self,
         header: &'a RequestHeader,
         (path, query): (&'a str, Option<&'a str>),
-        caller: &'a Caller,
+        (caller, others): (&'a Caller, &'a [Arc<Identity>]),
         https: bool,
         revoked: Option<&'a str>,
         body: Bytes,
@@ -577,6 +608,7 @@ impl Gateway {
             query,
             headers: &header.headers,
             caller,
+            others,
             https,
             revoked,
             cookies_to_clear: &self.cookies_to_clear,

@@ -263,7 +263,9 @@ impl Shard {
                 }
                 Effect::BudgetTripped { at, cap, allowed, session, account, rule, policy_version } => {
                     counter!("gaitway_budget_trips_total").increment(1);
-                    gauge!("gaitway_budget_tripped").set(if account.is_none() { 1.0 } else { 0.0 });
+                    if account.is_none() {
+                        gauge!("gaitway_budget_tripped").set(1.0);
+                    }
                     error!(
                         budget.cap = ?cap,
                         budget.allowed = allowed,

@@ -157,6 +157,15 @@ impl BoardEffect {
     }
 }
 
+/// Whether an incident ends a login for good, and not only for a while.
+pub fn ends_login(incident: &Incident) -> bool {
+    BoardEffect::of(incident) == BoardEffect::Revoke && !is_for_a_while(incident.action)
+}
+
+fn is_for_a_while(action: Action) -> bool {
+    matches!(action, Action::Deny | Action::Tarpit)
+}
+
 /// The revocations an enforced incident asks for; none for shadow decisions and other actions.
 pub fn revocations_of(incident: &Incident) -> Vec<Revocation> {
     if BoardEffect::of(incident) != BoardEffect::Revoke {
@@ -184,8 +193,7 @@ pub fn scopes_of(incident: &Incident) -> Vec<Scope> {
 
 /// A revocation never ends before the token does, or the token would come back to life.
 fn in_force_until(incident: &Incident) -> Timestamp {
-    if matches!(incident.action, Action::Deny | Action::Tarpit) {
-        // A measure for a while, not the end of the login.
+    if is_for_a_while(incident.action) {
         return incident.until;
     }
     incident.identity.expires_at.map_or(incident.until, |expires| expires.max(incident.until))

@@ -9,7 +9,7 @@ use crate::document::{Document, Fields, MISTAKES_MAX, Node, Position, Reader, Va
 use crate::engine::{Action, Mode};
 use crate::facts::{FACTS, Facts, find};
 use crate::limit::{IPV6_PREFIX, LIMITS_MAX, Limit, Per, REQUESTS_MAX, Rate};
-use crate::route::{DEFAULT_ROUTE, Match, Outage, PathPattern, RequestLine, Route};
+use crate::route::{DEFAULT_ROUTE, Match, Outage, PathPattern, RequestLine, Route, Sources};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -162,6 +162,7 @@ impl PolicySet {
         check_names(&mut mistakes, &draft);
         check_reachable(&mut mistakes, &draft.rules);
         check_routes(&mut mistakes, &draft, file);
+        find_identities(&mut mistakes, &mut draft);
         if !budgeted {
             check_budget(&mut mistakes, &draft.rules);
         }
@@ -309,6 +310,7 @@ struct Draft {
     mode: Option<Mode>,
     rules: Vec<Rule>,
     routes: Vec<(Route, Arc<str>, Position)>,
+    identities: Vec<(String, Sources)>,
     limits: Vec<(Limit, Position)>,
     alerts: Vec<(Alert, Position)>,
     budget: Option<Budget>,
@@ -353,7 +355,7 @@ impl Draft {
 }
 
 pub(crate) const POLICY_KEYS: &[&str] =
-    &["mode", "import", "routes", "rules", "limits", "budget", "challenge", "alerts"];
+    &["mode", "import", "identities", "routes", "rules", "limits", "budget", "challenge", "alerts"];
 
 fn read<'d>(reader: &mut Reader<'d>) -> Option<Draft> {
     let document = reader.document;
@@ -383,6 +385,7 @@ fn read<'d>(reader: &mut Reader<'d>) -> Option<Draft> {
         let hint = "a policy is a list of rules; `rules: []` decides nothing";
         reader.mistake(fields.at, "rules", "missing", Some(hint.into()));
     }
+    draft.identities = read_identities(reader, &fields);
     read_lists(reader, &fields, &mut draft);
     read_limits(reader, &fields, &mut draft);
     read_alerts(reader, &fields, &mut draft);
@@ -424,7 +427,63 @@ fn read_lists<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>, draft: &mut Draf
     }
 }
 
-pub(crate) const ROUTE_KEYS: &[&str] = &["name", "match", "rules", "injection", "outage", "login"];
+pub(crate) const ROUTE_KEYS: &[&str] =
+    &["name", "match", "rules", "injection", "outage", "login", "identity"];
+pub(crate) const IDENTITY_KEYS: &[&str] = &["name", "by"];
+
+fn read_identities<'d>(reader: &mut Reader<'d>, fields: &Fields<'d>) -> Vec<(String, Sources)> {
+    let Some((node, field)) = fields.get("identities") else { return Vec::new() };
+    let items = reader.sequence(node, &field).unwrap_or(&[]);
+    if items.len() > ROUTES_MAX {
+        reader.mistake(node.at, &field, format!("more than {ROUTES_MAX} identities"), None);
+    }
+    let mut identities: Vec<(String, Sources)> = Vec::new();
+    for (index, item) in items.iter().take(ROUTES_MAX).enumerate() {
+        let Some(fields) = reader.mapping(item, &format!("{field}[{index}]"), IDENTITY_KEYS) else {
+            continue;
+        };
+        let Some(name) = read_name(reader, &fields) else { continue };
+        if identities.iter().any(|(other, _)| *other == name) {
+            reader.mistake(item.at, &fields.path("name"), format!("a second identity `{name}`"), None);
+        }
+        let mut sources = Sources::NONE;
+        match fields.get("by") {
+            Some((node, path)) => {
+                for (at, word) in reader.sequence(node, &path).unwrap_or(&[]).iter().enumerate() {
+                    match reader.one_of(word, &format!("{path}[{at}]"), SOURCES) {
+                        Some(Source::Jwt) => sources.jwt = true,
+                        Some(Source::Introspection) => sources.introspection = true,
+                        Some(Source::Oidc) => sources.oidc = true,
+                        Some(Source::AppCookie) => sources.app_cookie = true,
+                        None => {}
+                    }
+                }
+            }
+            None => {
+                let hint = "`by: [jwt]`; `by: []` goes by Gaitway's own cookie alone";
+                reader.mistake(fields.at, &fields.path("by"), "missing", Some(hint.into()));
+            }
+        }
+        identities.push((name, sources));
+    }
+    identities
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    Jwt,
+    Introspection,
+    Oidc,
+    AppCookie,
+}
+
+const SOURCES: &[(&str, Source)] = &[
+    ("jwt", Source::Jwt),
+    ("introspection", Source::Introspection),
+    ("oidc", Source::Oidc),
+    ("app_cookie", Source::AppCookie),
+];
+
 pub(crate) const MATCH_KEYS: &[&str] = &["host", "path", "method", "header"];
 
 fn read_route<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) -> Option<Route> {
@@ -457,6 +516,9 @@ fn read_route<'d>(reader: &mut Reader<'d>, node: &'d Node, field: &str) -> Optio
     }
     if let Some((node, path)) = fields.get("login") {
         route.login = reader.one_of(node, &path, &[("required", true), ("optional", false)]);
+    }
+    if let Some((node, path)) = fields.get("identity") {
+        route.identity = reader.text(node, &path).map(str::to_owned);
     }
     Some(route)
 }
@@ -943,6 +1005,31 @@ fn check_names(mistakes: &mut Vec<PolicyError>, draft: &Draft) {
 }
 
 /// Rules and limits that name a route that is none; routes and alerts that name a rule that is none.
+/// Gives every route what the row of `identities` it names goes by.
+fn find_identities(mistakes: &mut Vec<PolicyError>, draft: &mut Draft) {
+    for (route, file, at) in &mut draft.routes {
+        let Some(wanted) = &route.identity else { continue };
+        let mut mistake = |field: &str, message: String, hint: Option<String>| {
+            let (file, field) = (file.to_string(), field.to_owned());
+            mistakes.push(PolicyError { file, line: at.line, column: at.column, field, message, hint });
+        };
+        let Some((_, sources)) = draft.identities.iter().find(|(name, _)| name == wanted) else {
+            let near = nearest(wanted, draft.identities.iter().map(|(name, _)| name.as_str()));
+            let message = format!("route `{}` names an unknown identity `{wanted}`", route.name);
+            mistake("identity", message, near.map(|near| format!("did you mean `{near}`?")));
+            continue;
+        };
+        route.sources = *sources;
+        if route.login == Some(true) && !(sources.oidc || sources.jwt || sources.introspection) {
+            let message = format!(
+                "nobody could ever reach route `{}`: it asks for a login and `{wanted}` accepts none",
+                route.name
+            );
+            mistake("login", message, Some("let the identity go by `oidc`, `jwt` or `introspection`".into()));
+        }
+    }
+}
+
 fn check_routes(mistakes: &mut Vec<PolicyError>, draft: &Draft, file: &str) {
     for (route, file, at) in &draft.routes {
         for name in route.rules.iter().flatten() {

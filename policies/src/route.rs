@@ -19,6 +19,25 @@ pub struct Route {
     pub outage: Outage,
     /// Whether people must have logged in at the gateway; `None`: as its settings say.
     pub login: Option<bool>,
+    /// The row of `identities` that says who its visitors are; `None`: whoever they prove to be.
+    pub identity: Option<String>,
+    /// What that row goes by.
+    pub sources: Sources,
+}
+
+/// What a visitor may be known by, besides Gaitway's own cookie. Where a request proves several
+/// identities, the others still count against it once they are revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sources {
+    pub jwt: bool,
+    pub introspection: bool,
+    pub oidc: bool,
+    pub app_cookie: bool,
+}
+
+impl Sources {
+    pub const ALL: Sources = Sources { jwt: true, introspection: true, oidc: true, app_cookie: true };
+    pub const NONE: Sources = Sources { jwt: false, introspection: false, oidc: false, app_cookie: false };
 }
 
 /// What to do while revocations cannot be looked up.
@@ -68,6 +87,8 @@ impl Route {
             injection: true,
             outage: Outage::ServeKnown,
             login: None,
+            identity: None,
+            sources: Sources::ALL,
         }
     }
 

@@ -6,9 +6,8 @@
 
 use super::{AlertError, AlertSink};
 use crate::config::{AppLogout, Config};
-use crate::store::BoardEffect;
+use crate::store::ends_login;
 use async_trait::async_trait;
-use gaitway_policies::engine::Action;
 use gaitway_policies::{Incident, SessionId};
 use http::{HeaderMap, HeaderName, Method, header};
 use quick_cache::sync::Cache;
@@ -83,7 +82,7 @@ impl AlertSink for AppSink {
 
     /// A measure for a while is no end of the app's session.
     fn wants(&self, incident: &Incident) -> bool {
-        BoardEffect::of(incident) == BoardEffect::Revoke && incident.action != Action::Deny
+        ends_login(incident)
     }
 
     async fn deliver(&self, incident: &Incident) -> Result<(), AlertError> {

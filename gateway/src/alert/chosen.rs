@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use gaitway_models::Timestamp;
 use gaitway_policies::alert::Alert;
+use gaitway_policies::engine::Action;
 use gaitway_policies::{Incident, PolicySet};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,6 +58,10 @@ impl AlertSink for Chosen {
     }
 
     fn wants(&self, incident: &Incident) -> bool {
+        // Whoever chose what to hear of did not mean to miss that the policy has stopped enforcing.
+        if incident.action == Action::BudgetTrip {
+            return self.sink.wants(incident);
+        }
         let policies = self.policies.load();
         let mut named = false;
         let mut wanted = false;
@@ -84,7 +89,7 @@ impl AlertSink for Chosen {
 mod tests {
     use super::*;
     use crate::alert::LogSink;
-    use gaitway_policies::engine::{Action, Mode};
+    use gaitway_policies::engine::Mode;
     use gaitway_policies::facts::Facts;
     use gaitway_policies::{Identity, SessionId};
 

@@ -6,10 +6,9 @@
 
 use super::{AlertError, AlertSink};
 use crate::proxy::identity::login::{Login, ProviderTold};
-use crate::store::BoardEffect;
+use crate::store::ends_login;
 use async_trait::async_trait;
 use gaitway_policies::Incident;
-use gaitway_policies::engine::Action;
 use std::sync::Arc;
 
 pub struct ProviderSink(Arc<Login>);
@@ -28,7 +27,7 @@ impl AlertSink for ProviderSink {
 
     /// A measure for a while is no end of the login.
     fn wants(&self, incident: &Incident) -> bool {
-        BoardEffect::of(incident) == BoardEffect::Revoke && incident.action != Action::Deny
+        ends_login(incident)
     }
 
     async fn deliver(&self, incident: &Incident) -> Result<(), AlertError> {

@@ -16,6 +16,7 @@ use crate::vault::Vault;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gaitway_models::Timestamp;
+use gaitway_policies::route::Sources;
 use gaitway_policies::{Identity, SessionId};
 use http::HeaderMap;
 use introspection::Introspector;
@@ -79,9 +80,13 @@ pub struct Identified {
 
 impl Identified {
     /// Adds the tokens whose issuer says they are active, before cookies and behind verified tokens.
-    pub fn introspected(self, answers: &Introspected) -> Identified {
+    pub fn introspected(self, answers: &Introspected, sources: Sources) -> Identified {
         let Identified { mut caller, mut others } = self;
         for identity in &answers.active {
+            if !sources.introspection {
+                others.push(Arc::clone(identity));
+                continue;
+            }
             let known = Caller::Known(Arc::clone(identity));
             if caller.identity().token.is_some() {
                 others.push(Arc::clone(identity));
@@ -93,7 +98,11 @@ impl Identified {
     }
 
     /// Puts a login at the OpenID provider before whatever else the request carries.
-    pub fn logged_in(self, login: &login::Session) -> Identified {
+    pub fn logged_in(mut self, login: &login::Session, sources: Sources) -> Identified {
+        if !sources.oidc {
+            self.others.push(Arc::clone(&login.identity));
+            return self;
+        }
         let caller = Caller::Known(Arc::clone(&login.identity));
         let mut others = self.others;
         if let Caller::Known(identity) = self.caller {
@@ -192,24 +201,27 @@ impl Identifier {
         }
     }
 
-    /// The caller alone; see [`Identifier::identify`] for requests that carry more than one identity.
-    pub fn caller(&self, headers: &HeaderMap, now: Timestamp) -> Caller {
-        self.identify(headers, now).caller
-    }
-
-    /// Finds the caller: token in the cookie, token in the header, the app's session cookie, our own
-    /// cookie, and if there is none of them, a new session.
-    pub fn identify(&self, headers: &HeaderMap, now: Timestamp) -> Identified {
+    /// Finds the caller by what `sources` allow: token in the cookie, token in the header, the app's
+    /// session cookie, our own cookie, and if there is none of them, a new session. What else is proved
+    /// stands among the others; for `every` also our own cookie behind a better proof.
+    pub fn identify(&self, headers: &HeaderMap, now: Timestamp, sources: Sources, every: bool) -> Identified {
         let mut found = Found::default();
+        let mut others = Vec::new();
         if let Some(jwt) = &self.jwt {
             if let Some(name) = &jwt.cookie {
-                for value in ends(cookies(headers, name)) {
-                    found.add(self.verify(jwt, value, now));
+                for known in ends(cookies(headers, name)).filter_map(|value| self.verify(jwt, value, now)) {
+                    match sources.jwt {
+                        true => found.add(known),
+                        false => others.push(Arc::clone(&known.identity)),
+                    }
                 }
             }
             if jwt.header {
-                for value in ends(bearer_tokens(headers)) {
-                    found.add_header(self.verify(jwt, value, now));
+                for known in ends(bearer_tokens(headers)).filter_map(|value| self.verify(jwt, value, now)) {
+                    match sources.jwt {
+                        true => found.add_header(known),
+                        false => others.push(Arc::clone(&known.identity)),
+                    }
                 }
             }
         }
@@ -217,21 +229,30 @@ impl Identifier {
         if let Some(name) = &self.app_cookie {
             for value in ends(cookies(headers, name)) {
                 if let Some(known) = self.app_session(name, value) {
+                    if !sources.app_cookie {
+                        others.push(Arc::clone(&known.identity));
+                        continue;
+                    }
                     cookie_session.get_or_insert(known.identity.session);
                     found.add_fallback(known);
                 }
             }
         }
         // Our own cookie matters only where nothing better speaks, or to tie it to a header's token.
-        if found.caller.is_none() && found.fallback.is_none() {
-            for value in ends(cookies(headers, &self.own_cookie)) {
-                if let Some(known) = self.own_session(value) {
+        let is_needed = found.caller.is_none() && found.fallback.is_none();
+        if is_needed || every {
+            let own = ends(cookies(headers, &self.own_cookie)).find_map(|value| self.own_session(value));
+            match own {
+                Some(known) if is_needed => {
                     cookie_session = Some(known.identity.session);
                     found.fallback = Some(known);
-                    break;
                 }
+                Some(known) => others.push(Arc::clone(&known.identity)),
+                None => {}
             }
         }
+        let cookie_session = cookie_session.filter(|_| sources.jwt);
+        found.others.append(&mut others);
         self.conclude(found, cookie_session, now)
     }
 
@@ -510,16 +531,14 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, known: Option<Arc<Known>>) {
-        match known {
-            Some(known) if self.caller.is_none() => self.caller = Some(known),
-            Some(known) => self.others.push(Arc::clone(&known.identity)),
-            None => {}
+    fn add(&mut self, known: Arc<Known>) {
+        match &self.caller {
+            None => self.caller = Some(known),
+            Some(_) => self.others.push(Arc::clone(&known.identity)),
         }
     }
 
-    fn add_header(&mut self, known: Option<Arc<Known>>) {
-        let Some(known) = known else { return };
+    fn add_header(&mut self, known: Arc<Known>) {
         if self.caller.is_some() || self.header.is_some() {
             self.others.push(Arc::clone(&known.identity));
         }

@@ -3,6 +3,7 @@
 use crate::app::{App, PAGE};
 use crate::gateway::{Gateway, eventually};
 use crate::servers::Redis;
+use crate::telemetry::Page;
 use reqwest::StatusCode;
 
 const POLICY: &str = "import: [plain.yaml]
@@ -38,6 +39,38 @@ async fn a_route_may_go_without_the_collector_or_refuse_during_an_outage() {
     assert_eq!(get("/page").await.status(), 200, "the others go on");
     redis.restart();
     eventually("the strict route serves again", async || get("/json").await.status() == 200).await;
+}
+
+const WHO: &str = "identities:
+  - {name: visitors, by: []}
+routes:
+  - {name: front, match: {path: /page}, identity: visitors}
+rules: []
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_says_what_its_visitors_are_known_by_and_their_telemetry_follows() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.yaml");
+    std::fs::write(&file, WHO).unwrap();
+    let app = App::start().await;
+    let settings = format!("policy:\n  file: {}\nidentity:\n  app_cookie: PHPSESSID\n", file.display());
+    let gateway = Gateway::start(&app.url(), &settings);
+    let own = Page::open(&gateway).await.cookie;
+    let login = "PHPSESSID=abc".to_owned();
+    for (path, whose, not) in [("/page", &own, &login), ("/json", &login, &own)] {
+        let request = reqwest::Client::new().post(gateway.url("/_gaitway/token"));
+        let request =
+            request.header("referer", gateway.url(path)).header("cookie", format!("{login}; {own}"));
+        let token = request.send().await.unwrap().text().await.unwrap();
+        let opens = async |cookie: &str| {
+            let page = Page { cookie: cookie.to_owned(), token: token.clone() };
+            page.socket(&gateway, &[]).await.is_ok()
+        };
+        assert!(opens(whose).await, "{path} is visited by {whose}");
+        assert!(opens(&format!("{login}; {own}")).await, "a browser sends both");
+        assert!(!opens(not).await, "{path} is not visited by {not}");
+    }
 }
 
 /// Every way to name a part of an app, and a rule that applies only where its route lists it.

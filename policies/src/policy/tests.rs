@@ -3,7 +3,7 @@
 use super::*;
 use crate::document::Mistake;
 use crate::engine::Incident;
-use crate::route::{Outage, RequestLine};
+use crate::route::{Outage, RequestLine, Sources};
 
 fn mistakes(yaml: &str) -> String {
     match PolicySet::parse("p.yaml", yaml) {
@@ -393,4 +393,49 @@ routes:
     let (before, after) = yaml.split_once("  - {name: api").unwrap();
     let (api, write) = after.split_once('\n').unwrap();
     assert_eq!(mistakes(&format!("{before}{write}  - {{name: api{api}\n")), "none");
+}
+
+#[test]
+fn a_route_names_what_its_visitors_are_known_by() {
+    let policy = PolicySet::parse(
+        "p.yaml",
+        "identities:
+  - {name: programs, by: [jwt, introspection]}
+  - {name: visitors, by: []}
+routes:
+  - {name: api, match: {path: /api/**}, identity: programs}
+  - {name: front, match: {path: /}, identity: visitors}
+rules: []
+",
+    )
+    .unwrap();
+    let sources: Vec<Sources> = policy.routes().iter().map(|route| route.sources).collect();
+    let programs = Sources { jwt: true, introspection: true, ..Sources::NONE };
+    assert_eq!(sources, [programs, Sources::NONE]);
+    let line = RequestLine { host: "", path: "/elsewhere", method: "GET", header: &|_| None };
+    assert_eq!(policy.route(&line).sources, Sources::ALL);
+}
+
+#[test]
+fn mistakes_about_identities_are_named_where_they_stand() {
+    let mistakes = PolicySet::parse(
+        "p.yaml",
+        "identities:
+  - {name: people, by: [app_cookie, jtw]}
+  - {name: people, by: []}
+  - {name: bare}
+routes:
+  - {name: a, match: {path: /a}, identity: peple}
+  - {name: b, match: {path: /b}, identity: bare, login: required}
+rules: []
+",
+    )
+    .unwrap_err();
+    let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    expect_test::expect![[r#"
+        p.yaml:2:37: identities[0].by[1]: expected one of jwt, introspection, oidc, app_cookie, found `jtw`
+        p.yaml:3:5: identities[1].name: a second identity `people`
+        p.yaml:4:5: identities[2].by: missing (`by: [jwt]`; `by: []` goes by Gaitway's own cookie alone)
+        p.yaml:6:5: identity: route `a` names an unknown identity `peple` (did you mean `people`?)
+        p.yaml:7:5: login: nobody could ever reach route `b`: it asks for a login and `bare` accepts none (let the identity go by `oidc`, `jwt` or `introspection`)"#]].assert_eq(&told.join("\n"));
 }

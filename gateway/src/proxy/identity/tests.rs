@@ -10,6 +10,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+impl Identifier {
+    /// The caller of a request to a route that takes every proof.
+    pub(super) fn caller(&self, headers: &HeaderMap, now: Timestamp) -> Caller {
+        self.identify(headers, now, Sources::ALL, false).caller
+    }
+}
+
 fn secret() -> Arc<InstallSecret> {
     Arc::new(InstallSecret::from_text(&[1; 32], "test").unwrap())
 }
@@ -222,13 +229,39 @@ async fn a_forged_header_token_makes_no_alias() {
 }
 
 #[tokio::test]
+async fn a_route_goes_by_the_proofs_it_names_and_the_others_still_count() {
+    let Set { identifier, issuer, .. } = set(true).await;
+    let (_, own) = new(identifier.caller(&HeaderMap::new(), NOW));
+    let token = issuer.honest(&payload("one", 600));
+    let request = cookie(&format!("PHPSESSID=abc; token={token}; {own}"));
+    let by = |sources| identifier.identify(&request, NOW, sources, true);
+    let of = |cookies: &str| known(identifier.caller(&cookie(cookies), NOW));
+    let (login, app, visitor) = (of(&format!("token={token}")), of("PHPSESSID=abc"), of(&own));
+    let sorted = |mut identities: Vec<_>| {
+        identities.sort_by_key(|identity: &Arc<Identity>| identity.session);
+        identities
+    };
+    for (sources, caller, others) in [
+        (Sources::ALL, &login, [&app, &visitor]),
+        (Sources { jwt: true, ..Sources::NONE }, &login, [&app, &visitor]),
+        (Sources { app_cookie: true, ..Sources::NONE }, &app, [&login, &visitor]),
+        (Sources::NONE, &visitor, [&login, &app]),
+    ] {
+        let found = by(sources);
+        assert_eq!(found.caller.identity(), caller, "{sources:?}");
+        assert_eq!(sorted(found.others), sorted(others.map(Arc::clone).to_vec()), "{sources:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_app_cookie_names_the_session_where_no_token_does() {
     let Set { identifier, issuer, .. } = set(true).await;
     let one = known(identifier.caller(&cookie("PHPSESSID=abc"), NOW));
     assert_eq!(known(identifier.caller(&cookie("x=y; PHPSESSID=abc"), NOW)), one);
     assert_ne!(known(identifier.caller(&cookie("PHPSESSID=abd"), NOW)).session, one.session);
     let token = issuer.honest(&payload("one", 600));
-    let both = identifier.identify(&cookie(&format!("PHPSESSID=abc; token={token}")), NOW);
+    let both =
+        identifier.identify(&cookie(&format!("PHPSESSID=abc; token={token}")), NOW, Sources::ALL, false);
     assert_ne!(both.caller.identity().session, one.session, "a token is the better proof");
     assert_eq!(both.others, [one], "but the app may look at its cookie");
     new(identifier.caller(&cookie("PHPSESSID="), NOW));
@@ -262,11 +295,12 @@ async fn every_token_of_a_request_is_shown_for_revocation() {
             (header::AUTHORIZATION, &format!("Bearer {revoked}")),
         ]),
     ] {
-        let found = identifier.identify(&request, NOW);
+        let found = identifier.identify(&request, NOW, Sources::ALL, false);
         let sessions = [&[Arc::clone(found.caller.identity())], &found.others[..]].concat();
         assert!(sessions.iter().any(|identity| identity.session == revoked_session));
     }
-    assert!(identifier.identify(&cookie(&format!("token={good}; token={good}")), NOW).others.is_empty());
+    let twice = cookie(&format!("token={good}; token={good}"));
+    assert!(identifier.identify(&twice, NOW, Sources::ALL, false).others.is_empty());
 }
 
 #[tokio::test]
