@@ -44,6 +44,9 @@ use tracing::{error, info, warn};
 const PARDON: Duration = Duration::from_secs(24 * 3600);
 /// How often the policy file is looked at.
 const POLICY_POLL: Duration = Duration::from_secs(2);
+/// How often is looked for what the policy's limits did, and how often one limit is told of.
+const LIMITS_POLL: Duration = Duration::from_secs(1);
+const LIMITS_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How often the end of open connections is looked for while draining.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -128,6 +131,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let connections = Connections::new(&config);
     let edge = Arc::new(Edge::new(&config, secret, shards.clone(), standings.clone(), pages, login.clone()));
     let sockets = edge.sockets.clone();
+    let rates = Arc::new(Rates::new(config.limits.rate_buckets_max)?);
     let gateway = Gateway::new(
         &config,
         upstream.clone(),
@@ -138,7 +142,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         standings,
         shards.clone(),
         edge,
-        (Rates::new(config.limits.rate_buckets_max)?, Countries::load(config.proxy.country_file.as_deref())?),
+        (rates.clone(), Countries::load(config.proxy.country_file.as_deref())?),
         routes.clone(),
     );
     let front = Front::new(&config, gateway, connections.clone(), tls.clone());
@@ -157,6 +161,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ops_state.clone(),
         in_force,
     ));
+    tokio::spawn(keep_telling_limits(rates.clone(), ops_state.clone()));
     let changes = revocations.subscribe();
     tokio::spawn(end_revoked(
         changes,
@@ -190,6 +195,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         warn!(connections = connections.open(), "closing connections that did not end in time");
     }
     outbox.drain(drain).await;
+    for overrun in rates.take_overruns(Duration::ZERO) {
+        ops_state.audit_limit(overrun).await;
+    }
     if let Some(recorder) = recorder {
         tokio::task::spawn_blocking(move || recorder.finish()).await?;
     }
@@ -300,6 +308,17 @@ async fn keep_reloading_policies(
                 counter!("gaitway_policy_reloads_total", "outcome" => "failed").increment(1);
                 gauge!("gaitway_policy_last_reload_successful").set(0.0);
             }
+        }
+    }
+}
+
+/// Writes into the audit trail what the policy's limits did, or would have done in shadow.
+async fn keep_telling_limits(rates: Arc<Rates>, ops: Arc<OpsState>) {
+    let mut poll = tokio::time::interval(LIMITS_POLL);
+    loop {
+        poll.tick().await;
+        for overrun in rates.take_overruns(LIMITS_TOLD_EVERY) {
+            ops.audit_limit(overrun).await;
         }
     }
 }

@@ -17,6 +17,7 @@ pub use door::{OPERATOR_HEADER, PASSWORD_FILE, PasswordError, password_file, rea
 use crate::clock;
 use crate::config::Config;
 use crate::outbox::Outbox;
+use crate::proxy::rates::Overrun;
 use crate::revocation::Revocations;
 use crate::shards::Shards;
 use crate::store::{AuditRecord, Store};
@@ -29,9 +30,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use door::{Door, Password};
 use gaitway_models::Timestamp;
+use gaitway_policies::PolicySet;
 use gaitway_policies::engine::{Action, Mode};
 use gaitway_policies::policy::Rule;
-use gaitway_policies::{PolicySet, SessionId};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::future::IntoFuture;
@@ -161,22 +162,25 @@ impl OpsState {
         self.take_over(in_force);
     }
 
+    /// Appends what a limit of the policy did, or would have done, to the audit trail.
+    pub async fn audit_limit(&self, overrun: Overrun) {
+        let what = match overrun.mode {
+            Mode::Shadow => "would-limit",
+            Mode::Enforce => "limit",
+        };
+        self.audit("policy", what, &overrun.to_string(), Some(overrun.policy_version)).await;
+    }
+
     /// Appends to the audit trail; a store that does not answer is logged and does not stop operators.
-    async fn audit(
-        &self,
-        who: &str,
-        what: &str,
-        session: Option<SessionId>,
-        incident: Option<String>,
-        why: &str,
-    ) {
+    async fn audit(&self, who: &str, what: &str, why: &str, policy_version: Option<String>) {
         let record = AuditRecord {
             at: clock::now(),
             who: who.to_owned(),
             what: what.to_owned(),
-            session,
-            incident,
+            session: None,
+            incident: None,
             why: why.to_owned(),
+            policy_version,
         };
         if let Err(error) = self.store.audit(&record).await {
             tracing::error!(error = %error, "an audit record could not be written");

@@ -70,7 +70,7 @@ pub struct Gateway {
     pub shards: Arc<Shards>,
     pub edge: Arc<Edge>,
     countries: Countries,
-    rates: Rates,
+    rates: Arc<Rates>,
     /// Answers that a tarpit may hold back at a time.
     tarpits: Semaphore,
     policies: Arc<ArcSwap<PolicySet>>,
@@ -155,7 +155,7 @@ impl Gateway {
         standings: Arc<Standings>,
         shards: Arc<Shards>,
         edge: Arc<Edge>,
-        (rates, countries): (Rates, Countries),
+        (rates, countries): (Arc<Rates>, Countries),
         policies: Arc<ArcSwap<PolicySet>>,
     ) -> Gateway {
         Gateway {

@@ -72,11 +72,13 @@ pub struct AuditRecord {
     pub at: Timestamp,
     /// Operator's name, or `policy`.
     pub who: String,
-    /// `revoke`, `pardon`, `login`, `reload` …
+    /// `revoke`, `pardon`, `login`, `limit`, `would-logout` …
     pub what: String,
     pub session: Option<SessionId>,
     pub incident: Option<String>,
     pub why: String,
+    /// Version of the policy whose rule or limit decided; `None` where a person did.
+    pub policy_version: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -100,8 +102,8 @@ pub enum StoreError {
 
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Records an incident and its steps in one transaction, and with them the audit record when it
-    /// revokes or pardons. Repeating the same id changes nothing.
+    /// Records an incident and its steps in one transaction, and with them its audit record if it
+    /// deserves one (`audit_word`). Repeating the same id changes nothing.
     async fn record(&self, incident: &Incident, steps: &[Step]) -> Result<(), StoreError>;
     /// Incidents with a pending step due by `now`, oldest first.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<IncidentRow>, StoreError>;
@@ -164,6 +166,18 @@ pub fn ends_login(incident: &Incident) -> bool {
 
 fn is_for_a_while(action: Action) -> bool {
     matches!(action, Action::Deny | Action::Tarpit)
+}
+
+/// What the audit trail calls an incident: what shut somebody out or let them in again, a budget that
+/// ran out, and what a rule would have done had it not been in shadow. `None`: it has no place there.
+pub fn audit_word(incident: &Incident) -> Option<String> {
+    match (BoardEffect::of(incident), incident.action, incident.mode) {
+        (BoardEffect::Revoke, ..) => Some("revoke".into()),
+        (BoardEffect::Pardon, ..) => Some("pardon".into()),
+        (_, Action::BudgetTrip, _) => Some("budget-trip".into()),
+        (_, Action::Allow | Action::Log, _) | (.., Mode::Enforce) => None,
+        (_, action, Mode::Shadow) => Some(format!("would-{}", sql::word(&action))),
+    }
 }
 
 /// The revocations an enforced incident asks for; none for shadow decisions and other actions.

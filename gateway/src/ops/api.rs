@@ -475,7 +475,7 @@ pub async fn reset_budget(
 ) -> Result<Json<serde_json::Value>, Refusal> {
     let why = why.text()?;
     state.shards.reset_budget(actor.who.clone()).await.map_err(|_| closing())?;
-    state.audit(&actor.who, "budget-reset", None, None, &why).await;
+    state.audit(&actor.who, "budget-reset", &why, None).await;
     Ok(Json(serde_json::json!({})))
 }
 

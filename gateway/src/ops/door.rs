@@ -339,7 +339,7 @@ pub async fn log_in(
         state.door.log_out(old);
     }
     let new = state.door.log_in(who.clone(), now);
-    state.audit(&who, "login", None, None, "signed in to the operators' page").await;
+    state.audit(&who, "login", "signed in to the operators' page", None).await;
     let secure = text(&headers, header::ORIGIN.as_str()).is_some_and(|origin| origin.starts_with("https://"));
     let secure = if secure { "; Secure" } else { "" };
     let life = LOGIN_LIFE.as_secs();
@@ -352,7 +352,7 @@ pub async fn log_out(State(state): State<Arc<OpsState>>, headers: HeaderMap, act
     if let Some(cookie) = cookie(&headers) {
         state.door.log_out(cookie);
     }
-    state.audit(&actor.who, "logout", None, None, "signed out of the operators' page").await;
+    state.audit(&actor.who, "logout", "signed out of the operators' page", None).await;
     let set = format!("{COOKIE}=; Path=/api/; HttpOnly; SameSite=Strict; Max-Age=0");
     ([(header::SET_COOKIE, set)], Json(serde_json::json!({}))).into_response()
 }

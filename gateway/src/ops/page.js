@@ -31,7 +31,8 @@ const ACTION = {
 };
 const SHUTS_OUT = ['logout', 'logout-everywhere', 'deny', 'tarpit'];
 const WHAT = {
-  login: 'signed in', logout: 'signed out', revoke: 'logged out', pardon: 'pardoned', 'budget-reset': 'let rules enforce again', reload: 'loaded the policy',
+  login: 'signed in', logout: 'signed out', revoke: 'logged out', pardon: 'pardoned', 'budget-reset': 'let rules enforce again',
+  'budget-trip': 'found the budget of logouts used up', limit: 'refused requests', 'would-limit': 'would refuse requests',
 };
 const CAP = {
   per_minute: 'more people would have been logged out in a minute than the policy’s budget allows',
@@ -332,12 +333,18 @@ const showIncidents = () => {
 
 const auditRow = (record) => el('tr', {role: 'row'},
   cell('When', false, el('time', {datetime: new Date(record.at).toISOString()}, moment(record.at))),
-  cell('Who', false, record.who === 'policy' ? el('span', {class: 'quiet'}, 'a rule') : record.who),
-  cell('What', false, WHAT[record.what] || record.what),
+  cell('Who', false, record.who === 'policy' ? el('span', {class: 'quiet'}, 'the policy') : record.who),
+  cell('What', false, deed(record.what)),
   cell('About', false,
     record.session ? el('button', {type: 'button', class: 'link id', 'data-role': 'open', title: record.session, on: {click: () => openDetail(record.session)}}, short(record.session)) : null,
     record.incident ? el('span', {class: 'more id'}, record.incident) : null),
-  cell('Why', true, record.why));
+  cell('Why', true, record.why, record.policy_version ? el('span', {class: 'more'}, `policy ${record.policy_version.slice(0, 8)}`) : null));
+
+/** What was done; what was only noted in shadow looks as it does elsewhere. */
+const deed = (what) => {
+  const words = WHAT[what] || ACTION[what.replace('would-', '')]?.[1] || what;
+  return what.startsWith('would-') ? el('span', {class: 'badge would', title: 'Shadow: only noted, nothing was done'}, words) : words;
+};
 
 const showAudit = () => {
   // Records have no number of their own; alike ones are told apart by counting from the oldest.

@@ -12,7 +12,7 @@ use gaitway_models::session::RequestSeen;
 use gaitway_models::{DEFAULT_MODEL, Detector};
 use gaitway_policies::engine::EngineLimits;
 use gaitway_policies::facts::Facts;
-use gaitway_policies::{Identity, Incident, Input, SubjectId, TokenId};
+use gaitway_policies::{Identity, Incident, Input, SessionId, SubjectId, TokenId};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use std::net::SocketAddr;

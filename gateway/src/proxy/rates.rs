@@ -7,23 +7,26 @@
 use super::limits::network_of;
 use crate::secret::{self, SecretError};
 use gaitway_policies::engine::Mode;
-use gaitway_policies::limit::{Limit, Per, Rate, Room};
+use gaitway_policies::limit::{LIMITS_MAX, Limit, Per, Rate, Room};
 use gaitway_policies::{PolicySet, SessionId};
 use http::HeaderValue;
 use metrics::counter;
 use siphasher::sip128::{Hasher128, SipHasher13};
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::info;
 
 /// Places in which one bucket may lie; a request looks at all of them.
 const WAYS: usize = 8;
 /// Seconds between two log lines about requests over a limit.
 const TELL_EVERY_SECONDS: u64 = 10;
+/// Limits that wait to be told of in the audit trail: those of four policies, should the file change
+/// that often within a minute. Of more, only metric and log tell.
+const NOTED_MAX: usize = 4 * LIMITS_MAX;
 /// Name of the bucket of a throttled session in the header fields.
 const THROTTLE: &str = "throttle";
 
@@ -33,6 +36,41 @@ pub struct Rates {
     hasher: SipHasher13,
     started: Instant,
     told_at: AtomicU64,
+    noted: Mutex<Vec<Noted>>,
+}
+
+/// Requests over one limit that the audit trail has yet to tell of.
+#[derive(Debug, PartialEq)]
+pub struct Overrun {
+    pub limit: String,
+    pub mode: Mode,
+    pub policy_version: String,
+    pub requests: u64,
+    /// Since the first of them.
+    pub seconds: u64,
+}
+
+impl fmt::Display for Overrun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Overrun { limit, requests, seconds, .. } = self;
+        let refused = match self.mode {
+            Mode::Shadow => "would have refused",
+            Mode::Enforce => "refused",
+        };
+        let plural = if *requests == 1 { "" } else { "s" };
+        write!(f, "limit {limit} {refused} {requests} request{plural} within {seconds} s")
+    }
+}
+
+/// What is counted for an `Overrun`, and when its limit was last told of.
+#[derive(Debug)]
+struct Noted {
+    limit: String,
+    mode: Mode,
+    policy_version: String,
+    requests: u64,
+    since: Instant,
+    told: Option<Instant>,
 }
 
 /// A bucket: whose it is, and when it will be full again in nanoseconds since the start.
@@ -81,6 +119,7 @@ impl Rates {
             hasher: SipHasher13::new_with_key(&secret::random()?),
             started: Instant::now(),
             told_at: AtomicU64::new(0),
+            noted: Mutex::default(),
         })
     }
 
@@ -109,7 +148,7 @@ impl Rates {
             if allowed {
                 continue;
             }
-            self.tell(limit);
+            self.tell(limit, policies.version());
             if limit.mode == Mode::Enforce {
                 counted.over = Some(Over {
                     limit: limit.name.to_string(),
@@ -164,8 +203,50 @@ impl Rates {
         rate.take(&mut slots[place].full_at, now)
     }
 
-    /// Metric and, now and then, a log line. Neither says whose request it was.
-    fn tell(&self, limit: &Limit) {
+    /// What limits did, or would have done, and was not told yet; each limit at most once every
+    /// `every`. Says of nobody whose requests they were.
+    pub fn take_overruns(&self, every: Duration) -> Vec<Overrun> {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.retain(|n| n.requests > 0 || n.told.is_some_and(|told| told.elapsed() < every));
+        let due = |n: &&mut Noted| n.requests > 0 && n.told.is_none_or(|told| told.elapsed() >= every);
+        let take = |n: &mut Noted| {
+            n.told = Some(Instant::now());
+            Overrun {
+                limit: n.limit.clone(),
+                mode: n.mode,
+                policy_version: n.policy_version.clone(),
+                requests: std::mem::take(&mut n.requests),
+                seconds: n.since.elapsed().as_secs().max(1),
+            }
+        };
+        noted.iter_mut().filter(due).map(take).collect()
+    }
+
+    fn note(&self, limit: &Limit, policy_version: &str) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = noted
+            .iter_mut()
+            .find(|n| n.mode == limit.mode && *n.limit == *limit.name && n.policy_version == policy_version);
+        if let Some(known) = known {
+            if known.requests == 0 {
+                known.since = Instant::now();
+            }
+            known.requests += 1;
+        } else if noted.len() < NOTED_MAX {
+            noted.push(Noted {
+                limit: limit.name.to_string(),
+                mode: limit.mode,
+                policy_version: policy_version.to_owned(),
+                requests: 1,
+                since: Instant::now(),
+                told: None,
+            });
+        }
+    }
+
+    /// Metric, a count for the audit trail and, now and then, a log line. None says whose request it was.
+    fn tell(&self, limit: &Limit, policy_version: &str) {
+        self.note(limit, policy_version);
         let mode = match limit.mode {
             Mode::Shadow => "shadow",
             Mode::Enforce => "enforce",
@@ -178,7 +259,12 @@ impl Rates {
         if now - before.min(now) >= TELL_EVERY_SECONDS
             && self.told_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
-            info!(limit.name = %limit.name, limit.mode = mode, "requests came over a rate limit");
+            info!(
+                limit.name = %limit.name,
+                limit.mode = mode,
+                policy.version = policy_version,
+                "requests came over a rate limit"
+            );
         }
     }
 }
@@ -291,6 +377,32 @@ limits:
         }
         assert_eq!(asked, 2, "not for the one that fits");
         assert!(rates.count(&policies, &alice, || false).over.is_some());
+    }
+
+    #[test]
+    fn what_limits_did_is_told_once_in_a_while_and_bounded() {
+        let rates = Rates::new(1_024).unwrap();
+        let watched = |policies: &PolicySet| {
+            for _ in 0..3 {
+                rates.count(policies, &requester(None, "192.0.2.1", ""), || false);
+            }
+        };
+        let text = "rules: []\nlimits: [{name: watched, per: address, requests_per_minute: 1, burst: 1}]\n";
+        let policies = PolicySet::parse("p", text).unwrap();
+        watched(&policies);
+        let minute = Duration::from_secs(60);
+        let told = rates.take_overruns(minute);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].to_string(), "limit watched would have refused 2 requests within 1 s");
+        assert_eq!(told[0].policy_version, policies.version());
+        watched(&policies);
+        assert_eq!(rates.take_overruns(minute), [], "told within this minute");
+        assert!(rates.take_overruns(Duration::ZERO).iter().any(|overrun| overrun.requests == 3));
+        // However often the file changes.
+        for version in 0..2 * NOTED_MAX {
+            watched(&PolicySet::parse("p", &format!("{text}# {version}")).unwrap());
+        }
+        assert_eq!(rates.noted.lock().unwrap().len(), NOTED_MAX);
     }
 
     #[test]

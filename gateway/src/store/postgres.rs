@@ -48,7 +48,10 @@ impl PostgresStore {
 
 sql::implement_store!(PostgresStore, shared: true, begin: "BEGIN", error: unavailable);
 
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/postgres/0001_incidents.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/postgres/0001_incidents.sql"),
+    include_str!("../../migrations/postgres/0002_audit_version.sql"),
+];
 
 /// A replica holds few connections, because PostgreSQL allows about a hundred in all.
 const CONNECTIONS: u32 = 8;

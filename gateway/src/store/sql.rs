@@ -3,7 +3,7 @@
 //! Only types that SQLite and PostgreSQL read alike occur: TEXT and BIGINT. `$1` is a parameter in
 //! both. Must not know: how a connection is made.
 
-use super::{AuditRecord, BoardEffect, IncidentRow, Step, StepState, StoreError, in_force_until};
+use super::{AuditRecord, BoardEffect, IncidentRow, Step, StepState, StoreError, audit_word, in_force_until};
 use crate::revocation::{Revocation, Scope};
 use gaitway_models::Timestamp;
 use gaitway_policies::Incident;
@@ -56,14 +56,15 @@ macro_rules! implement_store {
                         .await
                         .map_err($error)?;
                 }
-                if columns.effect != sql::EFFECT_NONE {
+                if let Some(word) = &columns.audit {
                     sqlx::query(sql::INSERT_AUDIT)
                         .bind(columns.at)
                         .bind(&columns.who)
-                        .bind(columns.effect)
+                        .bind(word)
                         .bind(Some(&columns.session))
                         .bind(Some(&columns.id))
                         .bind(&columns.reason)
+                        .bind(&columns.policy_version)
                         .execute(&mut *transaction)
                         .await
                         .map_err($error)?;
@@ -176,6 +177,7 @@ macro_rules! implement_store {
                     .bind(record.session.map(|session| session.to_string()))
                     .bind(record.incident.as_deref().map(sql::text))
                     .bind(sql::text(&record.why))
+                    .bind(record.policy_version.as_deref().map(sql::text))
                     .execute(&self.writer)
                     .await
                     .map_err($error)?;
@@ -290,7 +292,7 @@ pub(super) const INSERT_STEP: &str = "INSERT INTO gaitway_steps \
     (incident, name, position, state, attempts, retry_at_ms, outcome) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 pub(super) const INSERT_AUDIT: &str = "INSERT INTO gaitway_audit \
-    (at_ms, who, what, session, incident, why) VALUES ($1, $2, $3, $4, $5, $6)";
+    (at_ms, who, what, session, incident, why, policy_version) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 /// The incident's columns, its steps, one a row, and the first pardon that reached it, the
 /// session's own before that of another session of the same person.
@@ -343,8 +345,8 @@ pub(super) const COUNT_PENDING: &str =
 pub(super) const UPDATE_STEP: &str = "UPDATE gaitway_steps \
     SET state = $3, attempts = $4, retry_at_ms = $5, outcome = $6 WHERE incident = $1 AND name = $2";
 
-pub(super) const SELECT_AUDIT: &str =
-    "SELECT at_ms, who, what, session, incident, why FROM gaitway_audit ORDER BY number DESC LIMIT $1";
+pub(super) const SELECT_AUDIT: &str = "SELECT at_ms, who, what, session, incident, why, policy_version FROM gaitway_audit \
+    ORDER BY number DESC LIMIT $1";
 
 pub(super) const SELECT_ACTIVE: &str = "SELECT i.id, i.at_ms, i.until_ms, i.session, i.subject, i.token, \
     i.action, CAST(CASE WHEN EXISTS (SELECT 1 FROM gaitway_incidents AS p WHERE p.effect = 'pardon' \
@@ -365,8 +367,6 @@ pub(super) const PRUNE_INCIDENTS: &str = "DELETE FROM gaitway_incidents WHERE nu
 
 pub(super) const PRUNE_AUDIT: &str = "DELETE FROM gaitway_audit WHERE number IN \
     (SELECT number FROM gaitway_audit WHERE at_ms < $1 LIMIT $2)";
-
-pub(super) const EFFECT_NONE: &str = "none";
 
 /// Rows deleted in one transaction, so that pruning never holds up an incident for long.
 pub(super) const PRUNE_ROWS: i64 = 500;
@@ -406,6 +406,8 @@ pub(super) struct IncidentColumns {
     pub(super) effect: &'static str,
     pub(super) who: String,
     pub(super) reason: String,
+    pub(super) audit: Option<String>,
+    pub(super) policy_version: Option<String>,
     pub(super) body: String,
 }
 
@@ -423,12 +425,14 @@ impl IncidentColumns {
             action: word(&incident.action),
             mode: word(&incident.mode),
             effect: match BoardEffect::of(incident) {
-                BoardEffect::None => EFFECT_NONE,
+                BoardEffect::None => "none",
                 BoardEffect::Revoke => "revoke",
                 BoardEffect::Pardon => "pardon",
             },
             who: text(&incident.by),
             reason: text(&incident.reason),
+            audit: audit_word(incident),
+            policy_version: (incident.by == "policy").then(|| text(&incident.policy_version)),
             body,
         })
     }
@@ -522,6 +526,7 @@ where
         session: Some(pseudonym(&column::<String, R>(row, "pardon_session")?)?),
         incident: Some(id),
         why: column(row, "pardon_reason")?,
+        policy_version: None,
     }))
 }
 
@@ -542,6 +547,7 @@ where
         session: session.map(|text| pseudonym(&text)).transpose()?,
         incident: column(row, "incident")?,
         why: column(row, "why")?,
+        policy_version: column(row, "policy_version")?,
     })
 }
 
@@ -596,7 +602,7 @@ fn pseudonym<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result
 }
 
 /// The serde name of a plain enum.
-fn word<T: serde::Serialize>(value: &T) -> String {
+pub(super) fn word<T: serde::Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),

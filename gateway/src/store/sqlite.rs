@@ -50,7 +50,10 @@ impl SqliteStore {
 
 sql::implement_store!(SqliteStore, shared: false, begin: "BEGIN IMMEDIATE", error: unavailable);
 
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/sqlite/0001_incidents.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/sqlite/0001_incidents.sql"),
+    include_str!("../../migrations/sqlite/0002_audit_version.sql"),
+];
 
 /// "GaiW" in the file's header: <https://www.sqlite.org/fileformat2.html#application_id>
 const APPLICATION_ID: i64 = 0x4761_6957;

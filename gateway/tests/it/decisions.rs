@@ -77,6 +77,11 @@ async fn a_shadow_decision_shows_everywhere_as_what_would_have_happened() {
     assert_eq!(incident["policy_version"], version.as_str());
     let steps = rows["incidents"][0]["steps"].as_array().unwrap();
     assert!(steps.iter().all(|step| step["name"] != "revoke"), "{steps:?}");
+    let audit = Operator::get(&gateway, "/audit").await;
+    let record = audit["records"].as_array().unwrap().iter().find(|record| record["session"] == session);
+    let record = record.expect("a record of the session");
+    assert_eq!((&record["what"], &record["who"]), (&"would-logout".into(), &"policy".into()));
+    assert_eq!((&record["incident"], &record["policy_version"]), (&incident["id"], &version.clone().into()));
     // The page and its charts.
     let detail = Operator::get(&gateway, &format!("/sessions/{session}")).await;
     let seen = &detail["session"]["decisions"][0];
@@ -151,6 +156,58 @@ async fn a_used_up_budget_is_told_by_mail_once_and_rules_enforce_again_only_by_h
     let audit = Operator::get(&gateway, "/audit").await;
     let reset = audit["records"].as_array().unwrap().iter().find(|record| record["what"] == "budget-reset");
     assert_eq!(reset.unwrap()["who"], "tess");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_up_share_of_sessions_switches_every_rule_to_shadow() {
+    let budget = "budget: {logouts_per_minute_max: 100, logouts_share_max: 1%}\n";
+    let (app, place) = (App::start().await, Place::new(&rule("enforce", budget)));
+    let gateway = Gateway::start(&app.url(), &place.settings(""));
+    // One logout is always granted, so that a handful of sessions is protected too.
+    let alice = visit(&gateway, "alice", 1).await;
+    eventually("alice is logged out", async || alice.is_refused(&gateway).await).await;
+    let bob = visit(&gateway, "bob", 2).await;
+    eventually("the budget has tripped", async || gateway.metric("gaitway_budget_tripped", "").await == 1.0)
+        .await;
+    let status = Operator::get(&gateway, "/status").await;
+    assert_eq!(status["budget"]["tripped"]["cap"], "share_of_sessions");
+    let (why, version) = budget_trip(&gateway).await;
+    assert!(why.contains("logouts_share_max"), "{why}");
+    assert_eq!(version, status["in_force"]["policy_version"]);
+    assert!(!bob.is_refused(&gateway).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_is_spared_after_its_logouts_of_the_day_and_others_are_not() {
+    let budget =
+        "budget: {logouts_per_minute_max: 100, logouts_share_max: 100%, logouts_per_user_per_day_max: 1}\n";
+    let (app, place) = (App::start().await, Place::new(&rule("enforce", budget)));
+    let gateway = Gateway::start(&app.url(), &place.settings(""));
+    let alice = visit(&gateway, "alice", 1).await;
+    eventually("alice is logged out", async || alice.is_refused(&gateway).await).await;
+    let again = visit(&gateway, "alice", 2).await;
+    let (why, version) = budget_trip(&gateway).await;
+    assert!(why.contains("logouts_per_user_per_day_max"), "{why}");
+    let status = Operator::get(&gateway, "/status").await;
+    assert_eq!(version, status["in_force"]["policy_version"]);
+    assert!(!again.is_refused(&gateway).await, "the same account, signed in anew");
+    assert_eq!(gateway.metric("gaitway_budget_tripped", "").await, 0.0, "rules still enforce");
+    let bob = visit(&gateway, "bob", 3).await;
+    eventually("bob is logged out", async || bob.is_refused(&gateway).await).await;
+}
+
+/// What the audit trail says of the only budget that was used up: why, and by which policy.
+async fn budget_trip(gateway: &Gateway) -> (String, Value) {
+    let mut trips = Vec::new();
+    eventually("the audit trail tells", async || {
+        let audit = Operator::get(gateway, "/audit").await;
+        trips = audit["records"].as_array().unwrap().clone();
+        trips.retain(|record| record["what"] == "budget-trip");
+        !trips.is_empty()
+    })
+    .await;
+    assert_eq!(trips.len(), 1, "{trips:?}");
+    (trips[0]["why"].as_str().unwrap().to_owned(), trips[0]["policy_version"].clone())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::gateway::{Gateway, eventually};
+use crate::revocation::{Operator, PASSWORD};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 use std::path::Path;
@@ -24,11 +25,14 @@ limits:
 
 fn settings(directory: &Path, policy: &str) -> String {
     let file = directory.join("policy.yaml");
+    let password = directory.join("password");
     std::fs::write(&file, policy).unwrap();
+    std::fs::write(&password, PASSWORD).unwrap();
     // The test plays the proxy in front, so that it can have several addresses.
     format!(
-        "policy:\n  file: {}\nproxy:\n  trusted_proxies: [127.0.0.0/8]\nidentity:\n  app_cookie: sid\n",
-        file.display()
+        "policy:\n  file: {}\nproxy:\n  trusted_proxies: [127.0.0.0/8]\nidentity:\n  app_cookie: sid\nops:\n  listen: 127.0.0.1:0\n  password_file: {}\n",
+        file.display(),
+        password.display()
     )
 }
 
@@ -149,6 +153,21 @@ async fn a_limit_in_shadow_counts_and_lets_everybody_through() {
     assert_eq!(gateway.metric("gaitway_rate_limited_total", "mode=\"shadow\"").await, 2.0);
     let line = gateway.log_line("requests came over a rate limit");
     assert_eq!((line["limit.name"].as_str(), line["limit.mode"].as_str()), (Some("login"), Some("shadow")));
+    // The audit trail, which the page shows: one record for both, with the policy that would have.
+    let told = async || {
+        let audit = Operator::get(&gateway, "/audit").await;
+        let records = audit["records"].as_array().unwrap().clone();
+        records.into_iter().filter(|record| record["what"] == "would-limit").collect::<Vec<Value>>()
+    };
+    eventually("the audit trail tells", async || !told().await.is_empty()).await;
+    let status = Operator::get(&gateway, "/status").await;
+    let records = told().await;
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0]["policy_version"], status["in_force"]["policy_version"]);
+    assert!(
+        records[0]["why"].as_str().unwrap().starts_with("limit login would have refused "),
+        "{records:?}"
+    );
 
     // Enforced from the moment the file says so; the buckets stay as they are.
     std::fs::write(directory.path().join("policy.yaml"), POLICY).unwrap();

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 const KEY: &str = "the shop signs its tokens with this key";
-const PASSWORD: &str = "operators share this password";
+pub const PASSWORD: &str = "operators share this password";
 /// Replicas share one secret, so that they agree on pseudonyms.
 const SECRET: &[(&str, &str)] = &[("GAITWAY_SECRET", "replicas share this secret of enough bytes")];
 

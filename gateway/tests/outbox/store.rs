@@ -55,7 +55,7 @@ const CLAIMS: &[(&str, Claim)] = claims![
     logout_everywhere_is_in_force_for_the_subject,
     a_pardon_lifts_what_was_before_it_and_nothing_after,
     a_pardon_shows_on_the_incident,
-    the_audit_trail_names_every_revocation_and_pardon,
+    the_audit_trail_names_every_revocation_pardon_and_shadow_decision,
     pruning_keeps_what_is_unfinished_or_in_force,
     a_pardon_outlives_the_revocation_it_lifted,
     concurrent_records_all_arrive,
@@ -169,7 +169,10 @@ async fn shadow_decisions_are_never_in_force(store: &dyn Store) {
     let challenge = with(logout(4, NOW), |incident| incident.action = Action::Challenge);
     store.record(&challenge, &[]).await.unwrap();
     assert_eq!(store.active_revocations(NOW).await.unwrap(), []);
-    assert_eq!(store.audit_trail(10).await.unwrap(), []);
+    // What would have happened, and nothing of the challenge, which ends no login.
+    let trail = store.audit_trail(10).await.unwrap();
+    let told: Vec<&str> = trail.iter().map(|record| record.what.as_str()).collect();
+    assert_eq!(told, ["would-deny", "would-logout-everywhere", "would-logout"]);
 }
 
 async fn a_revocation_is_in_force_until_the_token_expires(store: &dyn Store) {
@@ -245,13 +248,14 @@ async fn a_pardon_shows_on_the_incident(store: &dyn Store) {
         session: Some(SessionId([1; 16])),
         incident: Some("G-pardon".into()),
         why: "called the help desk".into(),
+        policy_version: None,
     };
     assert_eq!(store.incident("G-001").await.unwrap().unwrap().pardoned, Some(expected.clone()));
     assert_eq!(store.due(NOW, 1).await.unwrap()[0].pardoned, Some(expected));
     assert_eq!(store.incident("G-pardon").await.unwrap().unwrap().pardoned, None);
 }
 
-async fn the_audit_trail_names_every_revocation_and_pardon(store: &dyn Store) {
+async fn the_audit_trail_names_every_revocation_pardon_and_shadow_decision(store: &dyn Store) {
     store.record(&logout(1, NOW), &[]).await.unwrap();
     let pardon = with(logout(1, later(1)), |incident| {
         incident.id = "G-pardon".into();
@@ -259,23 +263,37 @@ async fn the_audit_trail_names_every_revocation_and_pardon(store: &dyn Store) {
         incident.by = "olga".into();
     });
     store.record(&pardon, &[]).await.unwrap();
-    let login = AuditRecord {
+    let would = with(logout(2, later(2)), |incident| incident.mode = Mode::Shadow);
+    store.record(&would, &[]).await.unwrap();
+    let noted = with(logout(3, later(2)), |incident| incident.action = Action::Log);
+    store.record(&noted, &[]).await.unwrap();
+    let limit = AuditRecord {
         at: later(2),
-        who: "olga".into(),
-        what: "login".into(),
+        who: "policy".into(),
+        what: "limit".into(),
         session: None,
         incident: None,
         why: "x".repeat(5000),
+        policy_version: Some("v2".into()),
     };
-    store.audit(&login).await.unwrap();
+    store.audit(&limit).await.unwrap();
     let trail = store.audit_trail(10).await.unwrap();
-    let told: Vec<(&str, &str, Option<&str>)> = trail
+    let told: Vec<[&str; 4]> = trail
         .iter()
-        .map(|record| (record.who.as_str(), record.what.as_str(), record.incident.as_deref()))
+        .map(|record| {
+            let or_none = |text: &Option<String>| text.clone().unwrap_or_default().leak() as &str;
+            [&record.who, &record.what, or_none(&record.incident), or_none(&record.policy_version)]
+        })
         .collect();
+    let decided = logout(1, NOW).policy_version;
     assert_eq!(
         told,
-        [("olga", "login", None), ("olga", "pardon", Some("G-pardon")), ("policy", "revoke", Some("G-001"))]
+        [
+            ["policy", "limit", "", "v2"],
+            ["policy", "would-logout", "G-002", &decided],
+            ["olga", "pardon", "G-pardon", ""],
+            ["policy", "revoke", "G-001", &decided],
+        ]
     );
     assert_eq!(trail[0].why.len(), 1000, "free text is bounded");
     assert_eq!(store.audit_trail(1).await.unwrap().len(), 1);
@@ -392,6 +410,28 @@ async fn a_file_that_is_not_ours_is_refused_and_left_alone() {
     raw.close().await;
     let message = refusal(SqliteStore::open(&file).await);
     assert!(message.contains("newer version") && message.contains("99"), "{message}");
+}
+
+#[tokio::test]
+async fn an_audit_trail_of_before_it_named_policies_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("store.sqlite");
+    let store = SqliteStore::open(&file).await.unwrap();
+    store.record(&logout(1, NOW), &[]).await.unwrap();
+    drop(store);
+    let raw = sqlx::SqlitePool::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+    for undo in [
+        "ALTER TABLE gaitway_audit DROP COLUMN policy_version",
+        "DELETE FROM gaitway_schema WHERE version = 2",
+    ] {
+        sqlx::query(undo).execute(&raw).await.unwrap();
+    }
+    raw.close().await;
+    let store = SqliteStore::open(&file).await.unwrap();
+    store.record(&logout(2, NOW), &[]).await.unwrap();
+    let versions: Vec<bool> =
+        store.audit_trail(9).await.unwrap().iter().map(|record| record.policy_version.is_some()).collect();
+    assert_eq!(versions, [true, false]);
 }
 
 #[tokio::test]
