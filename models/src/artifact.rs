@@ -1,6 +1,7 @@
 //! The model file: one run of bytes that says what it is, what it learnt from, and that it is whole.
 //!
-//! Layout: magic, format version, length of the card, the card (JSON), each expert's forest, of each
+//! Layout: magic, format version, length of the card, the card (JSON), each expert's forest, the
+//! people of each expert that measures distance from them, of each
 //! stratum the shape and the forest, the bank's rows (`f32`), SHA-256 of all before; numbers little endian.
 //! A file without strata and bank is of format 1, which older builds read. Must not know: where the bytes lie.
 
@@ -31,6 +32,8 @@ pub struct Artifact {
     pub card: Card,
     /// In the order of `card.experts`.
     pub forests: Vec<Forest>,
+    /// In the order of `card.experts`: the people it learnt from, for experts that weigh the distance from them.
+    pub people: Vec<Option<Shape>>,
     /// In the order of `card.population`.
     pub population: Population,
     /// In the order of `card.bank`.
@@ -106,6 +109,18 @@ pub struct Expert {
     pub asks: Asks,
     /// Held-out windows the calibration rests on: people, bots.
     pub calibrated_on: (u32, u32),
+    /// How far from all people counts as evidence; absent where the forest judges alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distance: Option<Distance>,
+}
+
+/// The second witness of an expert: log-likelihood ratio = `slope` × distance + `intercept`, where the
+/// distance is the logarithm of the squared Mahalanobis distance per feature from the people learnt from. A
+/// bot is only what both the forest and the distance call one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Distance {
+    pub slope: f32,
+    pub intercept: f32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -187,13 +202,16 @@ impl Artifact {
             rows: session.rows.len() as u32,
         };
         card.bank = self.bank.iter().map(entry).collect();
-        let format = if self.population.is_empty() && self.bank.is_empty() { 1 } else { FORMAT_VERSION };
+        let old =
+            self.population.is_empty() && self.bank.is_empty() && self.people.iter().all(Option::is_none);
+        let format = if old { 1 } else { FORMAT_VERSION };
         let card = serde_json::to_vec(&card).unwrap_or_default();
         let mut bytes = MAGIC.to_vec();
         bytes.extend(u32::to_le_bytes(format));
         bytes.extend((card.len() as u32).to_le_bytes());
         bytes.extend(card);
         self.forests.iter().for_each(|forest| forest.write(&mut bytes));
+        self.people.iter().flatten().for_each(|shape| shape.write(&mut bytes));
         for stratum in &self.population.strata {
             stratum.shape.write(&mut bytes);
             stratum.forest.write(&mut bytes);
@@ -229,14 +247,26 @@ impl Artifact {
             Forest::read_as(expert.leaves, &mut rest).map_err(|e| ArtifactError::Forest(i, e))
         };
         let forests = card.experts.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+        let people = read_people(&card, &mut rest)?;
         let population = read_population(&card, &mut rest)?;
         let bank = read_bank(&card, &mut rest).ok_or(ArtifactError::Damaged)?;
         if rest.is_empty() {
-            Ok(Artifact { card, forests, population, bank })
+            Ok(Artifact { card, forests, people, population, bank })
         } else {
             Err(ArtifactError::Damaged)
         }
     }
+}
+
+fn read_people(card: &Card, rest: &mut &[u8]) -> Result<Vec<Option<Shape>>, ArtifactError> {
+    let shape = |expert: &Expert| match expert.distance {
+        None => Ok(None),
+        Some(_) if expert.features.is_empty() => Err(ArtifactError::Numbers("distance without features")),
+        Some(_) => Shape::read(expert.features.len(), rest)
+            .map(Some)
+            .ok_or(ArtifactError::Numbers("the people an expert measures from")),
+    };
+    card.experts.iter().map(shape).collect()
 }
 
 fn read_population(card: &Card, rest: &mut &[u8]) -> Result<Population, ArtifactError> {
@@ -303,6 +333,7 @@ fn check_card(card: &Card) -> Result<(), ArtifactError> {
             && e.slope.is_finite()
             && e.intercept.is_finite()
             && e.nats_max >= 0.0
+            && e.distance.is_none_or(|d| d.slope >= 0.0 && d.slope.is_finite() && d.intercept.is_finite())
             && !e.features.is_empty()
     };
     if !card.experts.iter().all(sound) {

@@ -3,10 +3,10 @@
 //! Each channel of input has its own expert; an expert without enough input of its kind, or outside
 //! the stratum it learnt, says nothing, and saying nothing adds nothing. Must not know: policies.
 
-use crate::artifact::{Artifact, Asks, ExpertChannel, Span, short_hash};
+use crate::artifact::{Artifact, Asks, Distance, ExpertChannel, Span, short_hash};
 use crate::features::{self, FEATURE_COUNT, FEATURES, Feature};
 use crate::forest::{FEATURES_MAX, Forest, Slots};
-use crate::population::{Device, Population, Verdict};
+use crate::population::{Device, Population, Shape, Verdict};
 use crate::sequential::{WINDOW_NATS_MAX, cusum};
 use crate::session::{LedgerReason, Session, Window, WindowRow};
 use crate::time::Timestamp;
@@ -189,7 +189,8 @@ impl Detector {
     }
 
     pub(crate) fn new(artifact: Artifact, model: String) -> Detector {
-        let experts = artifact.card.experts.iter().zip(artifact.forests).map(|(card, forest)| Expert {
+        let learnt = artifact.forests.into_iter().zip(artifact.people);
+        let experts = artifact.card.experts.iter().zip(learnt).map(|(card, (forest, people))| Expert {
             channel: card.channel,
             span: card.span,
             features: card
@@ -203,6 +204,7 @@ impl Detector {
             intercept: card.intercept,
             nats_max: card.nats_max,
             asks: card.asks,
+            people: people.zip(card.distance),
         });
         let experts = experts.collect();
         let mut usual = [(f32::NAN, f32::NAN); FEATURE_COUNT];
@@ -291,6 +293,7 @@ struct Expert {
     intercept: f32,
     nats_max: f32,
     asks: Asks,
+    people: Option<(Shape, Distance)>,
 }
 
 struct Judgement {
@@ -313,7 +316,11 @@ impl Expert {
 
     fn log_ratio(&self, row: &WindowRow) -> Option<f32> {
         let score = self.forest.predict(&self.slots(row));
-        let log_ratio = calibrate(score, self.slope, self.intercept);
+        let votes = calibrate(score, self.slope, self.intercept);
+        let log_ratio = self.people.as_ref().map_or(votes, |(people, distance)| {
+            let values: Vec<f32> = self.features.iter().map(|&i| row.features[i as usize]).collect();
+            votes.min(distance.log_ratio(people.distance(&values)))
+        });
         log_ratio.is_finite().then(|| log_ratio.clamp(-self.nats_max, self.nats_max))
     }
 
@@ -339,6 +346,12 @@ impl Asks {
             && support.keys >= self.keys
             // A pointer that only jumps has no interval, and is for the clicks' expert to judge.
             && self.move_interval_ms_max.is_none_or(|max| interval.is_nan() || interval.exp() <= max)
+    }
+}
+
+impl Distance {
+    pub(crate) fn log_ratio(&self, distance: f32) -> f32 {
+        self.slope * distance + self.intercept
     }
 }
 
@@ -453,6 +466,33 @@ mod tests {
             let active = seen.get(at / 2 - 1).map_or(f32::INFINITY, |a| a.evidence.seconds);
             assert!(active <= 42.0, "seed {seed}: {active} active seconds");
         }
+    }
+
+    #[test]
+    fn what_moves_within_reach_of_people_is_no_bot_whatever_the_forest_says() {
+        let mut artifact = Artifact::decode(crate::DEFAULT_MODEL).unwrap();
+        // The pointer's experts come first; clicks would speak for themselves.
+        artifact.card.experts.truncate(2);
+        artifact.forests.truncate(2);
+        artifact.people.truncate(2);
+        let mut visitor = Visitor::bot(BotKind::LinearEven, 7);
+        let events: Vec<_> = (0..40).flat_map(|_| visitor.next_batch(2.0).events).collect();
+        let windows = crate::dataset::windows(&events);
+        let spans = [Span::Short, Span::Long];
+        let says = |artifact: &Artifact| -> Vec<f32> {
+            let detector = Detector::new(artifact.clone(), String::new());
+            let each = windows.iter().flat_map(|w| spans.map(|span| detector.log_ratio_by(w, Some(span))));
+            each.flatten().collect()
+        };
+        assert!(says(&artifact).iter().any(|&log_ratio| log_ratio > 1.0), "{:?}", says(&artifact));
+        let mut measuring = 0;
+        for expert in artifact.card.experts.iter_mut().filter(|e| e.channel == ExpertChannel::Pointer) {
+            let distance = expert.distance.as_mut().unwrap();
+            distance.intercept = -100.0;
+            measuring += 1;
+        }
+        assert_eq!(measuring, 2);
+        assert!(says(&artifact).iter().all(|&log_ratio| log_ratio < 0.0), "{:?}", says(&artifact));
     }
 
     #[test]

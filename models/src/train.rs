@@ -12,14 +12,14 @@ pub mod learn;
 pub mod tree;
 pub mod typing;
 
-use crate::artifact::{Artifact, Asks, Card, Expert, ExpertChannel, SourceUsed, Span, Usual};
+use crate::artifact::{Artifact, Asks, Card, Distance, Expert, ExpertChannel, SourceUsed, Span, Usual};
 use crate::dataset::{self, Marks, Recording, Watched};
 use crate::detector::{Modality, calibrate, fuse};
 use crate::event::Event;
 use crate::features::{self, BoundTo, FEATURE_COUNT, FEATURES, Row, Sign};
-use crate::forest::{Forest, Leaves, Slots};
+use crate::forest::{Forest, Slots};
 use crate::isolation::{IsolationForest, IsolationParams};
-use crate::population::{self, BankSession, Population};
+use crate::population::{self, BankSession, Population, Shape};
 use crate::sequential::{self, cusum};
 use crate::session::{Window, WindowRow};
 use crate::sim::{BotKind, Visitor, recorder};
@@ -188,16 +188,16 @@ pub fn train(
         return Err(TrainError::TooFew { people: subjects.people, families: subjects.families });
     }
     let plans = plans();
-    let mut scores: Vec<Vec<[Option<f32>; PLANS]>> =
+    let mut scores: Vec<Vec<[Option<Score>; PLANS]>> =
         samples.iter().map(|sample| vec![[None; PLANS]; sample.windows.len()]).collect();
     for fold in 0..recipe.folds {
         tell(2 + fold, format!("fold {} of {}: people and bot families held out", fold + 1, recipe.folds));
         let learnt = |sample: &Sample| subjects.fold(sample) != fold;
         for (p, plan) in plans.iter().enumerate() {
-            let Some((forest, _)) = plan.grow(&samples, &learnt, recipe)? else { continue };
+            let Some(grown) = plan.grow(&samples, &learnt, recipe)? else { continue };
             for (sample, scores) in samples.iter().zip(&mut scores).filter(|(sample, _)| !learnt(sample)) {
                 for (window, scores) in sample.windows.iter().zip(scores) {
-                    scores[p] = plan.row(window).map(|row| forest.predict(&plan.slots(row)));
+                    scores[p] = plan.row(window).map(|row| plan.score(&grown, row));
                 }
             }
         }
@@ -223,13 +223,14 @@ pub fn train(
         session.threshold = halves[subjects.half(sample)];
     }
     tell(3 + recipe.folds, "growing the forests on everything".into());
-    let (mut experts, mut forests, mut importances) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut experts, mut forests, mut people) = (Vec::new(), Vec::new(), Vec::new());
+    let mut importances = Vec::new();
     for (plan, calibration) in plans.iter().zip(&calibrations) {
-        if let Some((forest, gains)) = plan.grow(&samples, &|_| true, recipe)? {
-            let expert = plan.expert(calibration, forest.leaves());
-            importances.push(plan.importances(&gains));
-            experts.push(expert);
-            forests.push(forest);
+        if let Some(grown) = plan.grow(&samples, &|_| true, recipe)? {
+            importances.push(plan.importances(&grown.gains));
+            experts.push(plan.expert(calibration, &grown));
+            forests.push(grown.forest);
+            people.push(grown.people);
         }
     }
     let card = Card {
@@ -249,8 +250,13 @@ pub fn train(
         population: Vec::new(),
         bank: Vec::new(),
     };
-    let artifact =
-        Artifact { card, forests, population: Population::default(), bank: bank(recordings, &samples) };
+    let artifact = Artifact {
+        card,
+        forests,
+        people,
+        population: Population::default(),
+        bank: bank(recordings, &samples),
+    };
     Ok(Trained { artifact, held_out, importances })
 }
 
@@ -378,9 +384,13 @@ impl Subjects {
 /// Families that share their code are held out together: a variant of a bot is not another bot.
 fn kin(family: &str) -> &str {
     match family {
-        "pw_linear" | "pw_linear_slow" | "sim_linear-even" => "linear",
-        "pyclick" | "os_pyclick" => "pyclick",
-        "pw_click" | "selenium_ac" | "sim_teleport" => "teleport",
+        "pw_linear" | "pw_linear_slow" | "playwright_linear" | "puppeteer_linear" | "sim_linear-even" => {
+            "linear"
+        }
+        // HumanCursor draws its curves with pyclick's code.
+        "pyclick" | "os_pyclick" | "humancursor" => "pyclick",
+        "pw_click" | "playwright_steps" | "selenium" | "selenium_ac" | "sim_teleport" => "teleport",
+        "pyautogui" | "os_pyautogui" => "pyautogui",
         other => other,
     }
 }
@@ -393,6 +403,30 @@ struct Plan {
     asks: Asks,
     nats_max: f32,
     features: Vec<usize>,
+    sight: Sight,
+}
+
+/// What keeps an expert from calling people of unseen sites bots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    /// Features are used in one direction only.
+    Signed,
+    /// Features are used freely, and whoever is not far from all people is none the less no bot.
+    Distant,
+}
+
+/// What an expert has learnt.
+struct Grown {
+    forest: Forest,
+    gains: Vec<f64>,
+    people: Option<Shape>,
+}
+
+/// What an expert thinks of a window before calibration.
+#[derive(Clone, Copy, Debug)]
+struct Score {
+    votes: f32,
+    distance: Option<f32>,
 }
 
 const PLANS: usize = 4;
@@ -404,7 +438,8 @@ fn plans() -> [Plan; PLANS] {
         span,
         asks,
         nats_max: 4.0,
-        features: free_features(ExpertChannel::Pointer),
+        features: free_features(ExpertChannel::Pointer, Sight::Distant),
+        sight: Sight::Distant,
     };
     let slow = Some(MOVE_INTERVAL_MS_MAX);
     [
@@ -425,7 +460,8 @@ fn plans() -> [Plan; PLANS] {
             asks: Asks { clicks: 4, move_interval_ms_max: slow, ..Asks::default() },
             // Learnt from few people: it may support, hardly carry.
             nats_max: 1.25,
-            features: free_features(ExpertChannel::Click),
+            features: free_features(ExpertChannel::Click, Sight::Signed),
+            sight: Sight::Signed,
         },
         Plan {
             name: "keys",
@@ -434,19 +470,20 @@ fn plans() -> [Plan; PLANS] {
             asks: Asks { keys: 16, ..Asks::default() },
             // Learnt from simulated typing alone.
             nats_max: 1.5,
-            features: free_features(ExpertChannel::Key),
+            features: free_features(ExpertChannel::Key, Sight::Signed),
+            sight: Sight::Signed,
         },
     ]
 }
 
-/// Features of a channel that depend on neither the recorder nor the page, and of which it is known
-/// which way scripts depart from hands.
-fn free_features(channel: ExpertChannel) -> Vec<usize> {
+/// Features of a channel that depend on neither the recorder nor the page; of signed experts, those of
+/// which it is known which way scripts depart from hands.
+fn free_features(channel: ExpertChannel, sight: Sight) -> Vec<usize> {
     let free = |&i: &usize| {
         let feature = &FEATURES[i];
         feature.channel == channel.channel()
             && feature.bound_to == BoundTo::Nothing
-            && feature.towards_bot != Sign::Either
+            && (sight == Sight::Distant || feature.towards_bot != Sign::Either)
     };
     (0..FEATURE_COUNT).filter(free).collect()
 }
@@ -464,13 +501,36 @@ impl Plan {
         Slots::new(self.features.iter().map(|&i| row.features[i]))
     }
 
+    fn values(&self, row: &Row) -> Vec<f32> {
+        self.features.iter().map(|&i| row[i]).collect()
+    }
+
+    fn score(&self, grown: &Grown, row: &WindowRow) -> Score {
+        Score {
+            votes: grown.forest.predict(&self.slots(row)),
+            distance: grown.people.as_ref().map(|people| people.distance(&self.values(&row.features))),
+        }
+    }
+
+    /// The people among the rows. Simulated ones move like their formulas, and count only where there are no
+    /// others.
+    fn people(&self, rows: &[(&Row, &Sample)]) -> Option<Shape> {
+        let of = |simulated: bool| -> Vec<Vec<f32>> {
+            let people = rows.iter().filter(|(_, sample)| sample.family.is_none());
+            let wanted = people.filter(|(_, sample)| (sample.source == SIMULATOR) == simulated);
+            wanted.map(|(row, _)| self.values(row)).collect()
+        };
+        let (people, _) = Shape::fit(&of(false), 0.0).or_else(|| Shape::fit(&of(true), 0.0))?;
+        Some(people)
+    }
+
     /// Grows this expert's forest on the samples it may learn from; `None` without both classes.
     fn grow(
         &self,
         samples: &[Sample],
         learnt: &dyn Fn(&Sample) -> bool,
         recipe: &Recipe,
-    ) -> Result<Option<(Forest, Vec<f64>)>, TrainError> {
+    ) -> Result<Option<Grown>, TrainError> {
         let mut rows: Vec<(&Row, &Sample)> = Vec::new();
         for sample in samples.iter().filter(|sample| learnt(sample)) {
             rows.extend(sample.windows.iter().filter_map(|w| Some((&self.row(w)?.features, sample))));
@@ -485,7 +545,9 @@ impl Plan {
         });
         let targets = Array1::from_iter(rows.iter().map(|(_, sample)| sample.family.is_some()));
         let data = DatasetBase::new(records, targets).with_weights(Array1::from(weights));
-        self.fit(&rows, &data, recipe).map(Some)
+        let (forest, gains) = self.fit(&rows, &data, recipe)?;
+        let people = if self.sight == Sight::Distant { self.people(&rows) } else { None };
+        Ok(Some(Grown { forest, gains, people }))
     }
 
     /// Grows an isolation forest on the people among the rows, what is missing taken for their median.
@@ -516,7 +578,11 @@ impl Plan {
         data: &DatasetBase<Array2<f64>, Array1<bool>>,
         recipe: &Recipe,
     ) -> Result<(Forest, Vec<f64>), TrainError> {
-        let monotone = self.features.iter().map(|&i| monotone(FEATURES[i].towards_bot)).collect();
+        let sign = |&i: &usize| match self.sight {
+            Sight::Signed => monotone(FEATURES[i].towards_bot),
+            Sight::Distant => Monotone::Free,
+        };
+        let monotone = self.features.iter().map(sign).collect();
         let grown = match recipe.algorithm {
             Algorithm::RandomForest => ForestParams {
                 trees: recipe.trees,
@@ -555,18 +621,19 @@ impl Plan {
         importances
     }
 
-    fn expert(&self, calibration: &Calibration, leaves: Leaves) -> Expert {
+    fn expert(&self, calibration: &Calibration, grown: &Grown) -> Expert {
         Expert {
             name: self.name.into(),
             channel: self.channel,
             span: self.span,
             features: self.features.iter().map(|&i| FEATURES[i].name.to_string()).collect(),
-            leaves,
+            leaves: grown.forest.leaves(),
             slope: calibration.slope,
             intercept: calibration.intercept,
             nats_max: self.nats_max,
             asks: self.asks,
             calibrated_on: calibration.windows,
+            distance: grown.people.as_ref().and(calibration.distance),
         }
     }
 }
@@ -602,6 +669,7 @@ fn weights(rows: &[(&Row, &Sample)]) -> Vec<f32> {
 struct Calibration {
     slope: f32,
     intercept: f32,
+    distance: Option<Distance>,
     windows: (u32, u32),
 }
 
@@ -609,13 +677,13 @@ impl Calibration {
     fn fit(
         plan: usize,
         samples: &[Sample],
-        scores: &[Vec<[Option<f32>; PLANS]>],
+        scores: &[Vec<[Option<Score>; PLANS]>],
         keep: &dyn Fn(&Sample) -> bool,
     ) -> Calibration {
         let key = |sample: &Sample| {
             (sample.family.is_some(), sample.family.clone().unwrap_or_else(|| sample.source.clone()))
         };
-        let mut rows: Vec<(f32, bool, (bool, String))> = Vec::new();
+        let mut rows: Vec<(Score, bool, (bool, String))> = Vec::new();
         for (sample, scores) in samples.iter().zip(scores).filter(|(sample, _)| keep(sample)) {
             rows.extend(
                 scores.iter().filter_map(|score| Some((score[plan]?, sample.family.is_some(), key(sample)))),
@@ -623,30 +691,48 @@ impl Calibration {
         }
         let mut counts: BTreeMap<&(bool, String), f32> = BTreeMap::new();
         rows.iter().for_each(|(_, _, key)| *counts.entry(key).or_default() += 1.0);
-        let weighted: Vec<(f32, bool, f32)> =
-            rows.iter().map(|(score, is_bot, key)| (*score, *is_bot, 1.0 / counts[key].sqrt())).collect();
-        let (slope, intercept) = calibrate::platt(&weighted);
-        // People of a site never seen score higher than those held out here, so what lies between the
-        // two must not speak for a bot: the intercept may excuse, never accuse.
-        let intercept = intercept.min(0.0);
+        let platt = |of: &dyn Fn(&Score) -> Option<f32>| {
+            let weighted: Vec<(f32, bool, f32)> = rows
+                .iter()
+                .filter_map(|(score, is_bot, key)| Some((of(score)?, *is_bot, 1.0 / counts[key].sqrt())))
+                .collect();
+            calibrate::platt(&weighted)
+        };
+        let (slope, mut intercept) = platt(&|score| Some(score.votes));
+        let mut far: Vec<f32> =
+            rows.iter().filter(|(_, is_bot, _)| *is_bot).filter_map(|(score, ..)| score.distance).collect();
+        far.sort_by(f32::total_cmp);
+        // People of a site never seen lie between those held out here and the bots. That room is theirs:
+        // distance speaks for a bot only from where the nearest of the bots begin.
+        let nearest = far.get((NEAREST_BOTS * far.len() as f32) as usize);
+        let distance = nearest.map(|nearest| {
+            let (slope, _) = platt(&|score| Some(1.0 / (1.0 + (-score.distance?).exp())));
+            Distance { slope, intercept: -slope * nearest }
+        });
+        if distance.is_none() {
+            // The same where the forest judges alone: the intercept may excuse, never accuse.
+            intercept = intercept.min(0.0);
+        }
         let bots = rows.iter().filter(|(_, is_bot, _)| *is_bot).count() as u32;
-        Calibration { slope, intercept, windows: (rows.len() as u32 - bots, bots) }
+        Calibration { slope, intercept, distance, windows: (rows.len() as u32 - bots, bots) }
     }
 }
 
 fn held_out<'a>(
     samples: &[Sample],
-    scores: &[Vec<[Option<f32>; PLANS]>],
+    scores: &[Vec<[Option<Score>; PLANS]>],
     plans: &[Plan; PLANS],
     calibrations: &dyn Fn(&Sample) -> &'a [Calibration],
 ) -> Vec<HeldOut> {
-    let says = |calibrations: &[Calibration], scores: &[Option<f32>; PLANS], span: Option<Span>| {
+    let says = |calibrations: &[Calibration], scores: &[Option<Score>; PLANS], span: Option<Span>| {
         let speaking = (0..PLANS).filter(|&p| {
             span.is_none_or(|s| plans[p].channel != ExpertChannel::Pointer || plans[p].span == s)
         });
         fuse(speaking.filter_map(|p| {
-            let Calibration { slope, intercept, .. } = calibrations[p];
-            let log_ratio = calibrate(scores[p]?, slope, intercept);
+            let Calibration { slope, intercept, distance, .. } = calibrations[p];
+            let Score { votes, distance: far } = scores[p]?;
+            let votes = calibrate(votes, slope, intercept);
+            let log_ratio = distance.zip(far).map_or(votes, |(d, far)| votes.min(d.log_ratio(far)));
             Some((plans[p].channel, log_ratio.clamp(-plans[p].nats_max, plans[p].nats_max)))
         }))
     };
@@ -759,6 +845,8 @@ const SIMULATED_BATCHES: usize = 45;
 /// Recordings coarser than this are another stratum (remote desktops send ten moves a second).
 const MOVE_INTERVAL_MS_MAX: f32 = 60.0;
 const USUAL_MIN: usize = 40;
+/// Share of bots' windows nearer to people than where distance begins to speak for a bot.
+const NEAREST_BOTS: f32 = 0.01;
 /// Boosted trees correct one another and are kept shallow.
 const BOOSTED_DEPTH_MAX: usize = 4;
 /// Thirty-two leaves fill a page.
