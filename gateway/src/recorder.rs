@@ -210,7 +210,7 @@ impl Tap {
             identity: identity.clone(),
             opened: watched.opened(),
             facts: facts.clone(),
-            navigations_without_input: u64::from(watched.flow().unprompted()),
+            navigations_without_input: u64::from(watched.flow().unprompted_run()),
             batch,
         });
     }

@@ -11,6 +11,7 @@ use crate::event::{
     KeyClass, PAGE_CLOCK_MAX_US, PointerType,
 };
 use crate::features;
+use crate::population::Device;
 use crate::session::{PAGES_MAX, Session, Window};
 use crate::time::Timestamp;
 use std::fmt::Write;
@@ -73,7 +74,7 @@ pub struct Marks {
     pub opened: Option<Timestamp>,
     /// The browser said that a program drives it.
     pub automation: bool,
-    /// Page loads that no gesture seen here can have caused.
+    /// The most page loads in a row that no gesture seen here can have caused.
     pub navigations_without_input: Option<u64>,
     /// Share of the movement that had been seen before, 0 to 1.
     pub replay: Option<f32>,
@@ -469,7 +470,7 @@ pub fn device(marks: &Marks, windows: &[Window]) -> String {
     class.into()
 }
 
-/// Joins short recordings of one source, user and family, in order, each followed by a rest: ten
+/// Joins short recordings of one source, user, family, device and label, in order, each followed by a rest: ten
 /// seconds of one person are no window, a minute of several short tasks is.
 pub fn join_short(recordings: Vec<Recording>) -> Vec<Recording> {
     join(recordings, |whole, _| length_us(&whole.events))
@@ -492,10 +493,14 @@ fn join(recordings: Vec<Recording>, length: fn(&Recording, u64) -> u64) -> Vec<R
             joined.push(recording);
             continue;
         }
-        let same = |a: &Recording| {
-            (&a.source, &a.user, &a.family) == (&recording.source, &recording.user, &recording.family)
+        // What is known of one must hold of all: a pardon is of one session, a person has several devices.
+        let key = |a: &Recording| (a.label, a.marks.operator, Device::of(a.environment));
+        let same = |a: &Recording, b: &Recording| {
+            (&a.source, &a.user, &a.family, &a.marks.device)
+                == (&b.source, &b.user, &b.family, &b.marks.device)
+                && key(a) == key(b)
         };
-        match growing.iter().position(|&i| same(&joined[i])) {
+        match growing.iter().position(|&i| same(&joined[i], &recording)) {
             Some(at) => {
                 let whole = &mut joined[growing[at]];
                 let from = whole.events.last().map_or(0, |event| event.at_us) + REST_US;
@@ -658,6 +663,29 @@ mod tests {
         assert_eq!(lengths(&Cut::default()), [60, 50]);
         assert_eq!(lengths(&Cut { events_min: 1, ..Cut::default() }), [60, 49, 50]);
         assert_eq!(lengths(&Cut { pointer_only: false, ..Cut::default() }), [60, 100]);
+    }
+
+    #[test]
+    fn recordings_of_another_device_or_label_are_not_joined() {
+        let recording = |device: &str, operator| Recording {
+            session: "s".into(),
+            source: "here".into(),
+            user: "u".into(),
+            label: Label::Unknown,
+            family: None,
+            licence: String::new(),
+            note: String::new(),
+            marks: Marks { device: device.into(), operator, ..Marks::default() },
+            environment: None,
+            events: vec![Event { at_us: 0, trusted: true, kind: EventKind::Focus }],
+        };
+        let unknown = |device| recording(device, Label::Unknown);
+        assert_eq!(join_input(vec![unknown("desk"), unknown("desk")]).len(), 1);
+        assert_eq!(join_input(vec![unknown("desk"), unknown("lap")]).len(), 2);
+        let mixed = [unknown("desk"), recording("desk", Label::Human), unknown("desk")];
+        let joined = join_input(mixed.to_vec());
+        let operators: Vec<_> = joined.iter().map(|r| (r.marks.operator, r.events.len())).collect();
+        assert_eq!(operators, [(Label::Unknown, 2), (Label::Human, 1)]);
     }
 
     #[test]

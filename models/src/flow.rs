@@ -69,6 +69,9 @@ pub struct Flow {
     gesture: bool,
     prompted: u32,
     unprompted: u32,
+    /// The last of those that no gesture has broken off yet, and the most there have been in a row.
+    run: u32,
+    longest_run: u32,
     intervals: Spread,
     /// One bit for each value of a hash.
     paths: [u64; PATH_WORDS],
@@ -85,6 +88,8 @@ impl Default for Flow {
             gesture: true,
             prompted: 0,
             unprompted: 0,
+            run: 0,
+            longest_run: 0,
             intervals: Spread::default(),
             paths: [0; PATH_WORDS],
             bytes: 0,
@@ -108,7 +113,7 @@ impl Flow {
         self.settle(now, sound);
         if !sound {
             // Nothing would have been heard of a gesture.
-            self.waiting = 0;
+            (self.waiting, self.run) = (0, 0);
         } else if self.gesture {
             self.prompted = self.prompted.saturating_add(1);
         } else {
@@ -123,12 +128,17 @@ impl Flow {
     /// A pointer, wheel or key event was heard of: it may have caused whatever is still waiting.
     pub fn observe_gesture(&mut self) {
         self.prompted = self.prompted.saturating_add(self.waiting);
-        (self.waiting, self.gesture) = (0, true);
+        (self.waiting, self.run, self.gesture) = (0, 0, true);
     }
 
     /// Page loads that no gesture can have caused.
     pub fn unprompted(&self) -> u32 {
         self.unprompted
+    }
+
+    /// The most of those in a row: in a long session of a person a few add up, with gestures between.
+    pub fn unprompted_run(&self) -> u32 {
+        self.longest_run
     }
 
     /// The value of a row; `None` while nothing is known.
@@ -141,6 +151,8 @@ impl Flow {
     fn settle(&mut self, now: Timestamp, sound: bool) {
         if self.waiting > 0 && sound && now.0.saturating_sub(self.waiting_since.0) > GESTURE_LATE_MAX_MS {
             self.unprompted = self.unprompted.saturating_add(self.waiting);
+            self.run = self.run.saturating_add(self.waiting);
+            self.longest_run = self.longest_run.max(self.run);
             self.waiting = 0;
         }
     }
@@ -186,6 +198,21 @@ mod tests {
         );
         assert_eq!(browse(10, 10, false, false).unprompted(), 0);
         assert_eq!(browse(10, 10, false, false).value("unprompted_share"), None);
+    }
+
+    #[test]
+    fn a_gesture_ends_a_run_of_page_loads_without_one() {
+        let mut flow = Flow::default();
+        for i in 0..40 {
+            // Three reloads from the browser's own bar, then a click.
+            if i % 4 == 0 {
+                flow.observe_gesture();
+            }
+            flow.observe_request(Timestamp(10_000 * i), &page(i), true);
+        }
+        assert!(flow.unprompted() >= 20, "{}", flow.unprompted());
+        assert!((2..=3).contains(&flow.unprompted_run()), "{}", flow.unprompted_run());
+        assert_eq!(browse(10, 10, false, true).unprompted_run(), 8);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! Must not know: features, models.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Most a single window may add or take, in nats: no single window can log anyone out.
 pub const WINDOW_NATS_MAX: f32 = 2.0;
@@ -29,23 +30,51 @@ pub struct Threshold {
     pub nats: f32,
     /// Human sessions it rests on.
     pub sessions: u32,
+    /// People it rests on, where each is ranked once, by their highest session; 0 where sessions are ranked.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub people: u32,
     /// Which of their maxima, counted from the largest.
     pub rank: u32,
-    /// Greatest probability that a session exchangeable with those reaches the threshold.
+    /// Greatest probability that a session (where people are ranked: anybody) exchangeable with those
+    /// reaches the threshold.
     pub false_alarm_max: f32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// The threshold that a share of at most `false_alarm` of human sessions reaches, from the largest
 /// evidence of each of some human sessions. With too few sessions to promise that, the largest of all
-/// is taken and `false_alarm_max` says what it is worth.
+/// is taken and `false_alarm_max` says what it is worth. An infinite maximum is above any threshold, and
+/// counts as such.
 pub fn threshold(mut maxima: Vec<f32>, false_alarm: f32) -> Threshold {
     maxima.sort_by(|a, b| b.total_cmp(a));
     let n = maxima.len();
-    let rank = ((false_alarm * (n as f32 + 1.0)).floor() as usize).clamp(1, n.max(1));
+    let above_all = maxima.iter().filter(|highest| **highest == f32::INFINITY).count();
+    let rank = ((false_alarm * (n as f32 + 1.0)).floor() as usize).max(above_all + 1).min(n.max(1));
     let kth = maxima.get(rank - 1).copied().unwrap_or(f32::INFINITY);
     // Strictly above the k-th largest.
     let nats = if kth.is_finite() { (kth + 0.01).max(THRESHOLD_NATS_MIN) } else { f32::MAX };
-    Threshold { nats, sessions: n as u32, rank: rank as u32, false_alarm_max: rank as f32 / (n as f32 + 1.0) }
+    let false_alarm_max = rank as f32 / (n as f32 + 1.0);
+    Threshold { nats, sessions: n as u32, people: 0, rank: rank as u32, false_alarm_max }
+}
+
+/// The same for people, from whose session it is and the largest evidence in it: a person counts once, by
+/// the highest of their sessions. Sessions of one person resemble each other, so k/(n+1) of sessions holds
+/// only while nobody has several; of people it holds of whoever is met anew, with all their sessions.
+pub fn threshold_of_people<'a>(
+    sessions: impl IntoIterator<Item = (&'a str, f32)>,
+    false_alarm: f32,
+) -> Threshold {
+    let mut people: BTreeMap<&str, f32> = BTreeMap::new();
+    let mut n = 0;
+    for (person, highest) in sessions {
+        n += 1;
+        people.entry(person).and_modify(|most| *most = most.max(highest)).or_insert(highest);
+    }
+    let count = people.len() as u32;
+    Threshold { sessions: n, people: count, ..threshold(people.into_values().collect(), false_alarm) }
 }
 
 #[cfg(test)]
@@ -75,6 +104,27 @@ mod tests {
         assert_eq!(many.rank, 10);
         assert!((many.nats - (989.0 / 50.0 + 0.01)).abs() < 1e-4);
         assert_eq!(threshold(vec![0.1; 50], 0.5).nats, THRESHOLD_NATS_MIN);
+    }
+
+    #[test]
+    fn a_session_set_aside_counts_as_one_that_reaches_any_threshold() {
+        let maxima = || (0..98).map(|i| i as f32 / 10.0);
+        let whole = threshold(maxima().chain([20.0]).collect(), 0.01);
+        assert_eq!((whole.nats, whole.rank, whole.false_alarm_max), (20.01, 1, 0.01));
+        let one_aside = threshold(maxima().chain([f32::INFINITY]).collect(), 0.01);
+        assert_eq!((one_aside.nats, one_aside.rank, one_aside.false_alarm_max), (9.71, 2, 0.02));
+        let lax = threshold(maxima().chain([f32::INFINITY]).collect(), 0.05);
+        assert_eq!((lax.nats, lax.rank, lax.false_alarm_max), (9.41, 5, 0.05));
+        assert_eq!(threshold(vec![f32::INFINITY; 3], 0.05).nats, f32::MAX);
+    }
+
+    #[test]
+    fn many_sessions_of_a_few_people_promise_no_more_than_a_few_people() {
+        let names: Vec<String> = (0..200).map(|i| format!("person {}", i % 4)).collect();
+        let sessions = || names.iter().enumerate().map(|(i, name)| (name.as_str(), i as f32 / 10.0));
+        let few = threshold_of_people(sessions(), 0.01);
+        assert_eq!((few.sessions, few.people, few.rank, few.false_alarm_max), (200, 4, 1, 0.2));
+        assert_eq!(few.nats, 19.91);
     }
 
     #[test]

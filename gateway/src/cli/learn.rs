@@ -25,7 +25,7 @@ pub struct LearnArgs {
     /// Only these sources of the index, separated by commas
     #[arg(long, value_delimiter = ',')]
     sources: Option<Vec<String>>,
-    /// Greatest share of people's sessions that may reach the threshold
+    /// Greatest share of people that may reach the threshold in any of their sessions
     #[arg(long, default_value_t = 0.01)]
     false_alarm: f32,
     /// The same seed and recordings give the same bytes
@@ -111,8 +111,30 @@ fn report(taught: &Taught, left: LeftOut, recordings: usize, recipe: &LearnRecip
             name(*kind)
         );
     }
+    for (kind, bound) in &taught.unbounded {
+        let _ = writeln!(
+            text,
+            "left out   {}: its {} people carry no better bound than {:.2} %; it stays unknown until more have come",
+            name(*kind),
+            bound.people,
+            100.0 * bound.false_alarm_max
+        );
+    }
+    if !taught.set_aside.is_empty() {
+        let (n, named) = (taught.set_aside.len(), taught.set_aside.iter().take(NAMED_MAX));
+        let names = named.cloned().collect::<Vec<_>>().join(", ");
+        let more = if n > NAMED_MAX { format!(" and {} more", n - NAMED_MAX) } else { String::new() };
+        let _ = writeln!(
+            text,
+            "look at    {names}{more}: set aside, and people as far as the bound goes, until operator_label in the \
+             index says bot or human"
+        );
+    }
     text + &promise(&taught.artifact.card, recipe)
 }
+
+/// Sessions set aside that are named.
+const NAMED_MAX: usize = 20;
 
 fn stratum_lines(card: &StratumCard) -> String {
     let learnt = card.learnt;
@@ -145,17 +167,18 @@ fn promise(card: &Card, recipe: &LearnRecipe) -> String {
     let bound = 100.0 * threshold.false_alarm_max;
     let wanted = 100.0 * recipe.false_alarm;
     let kept = format!(
-        "threshold  {:.2} nats: reached by at most {bound:.2} % of sessions like these {} (k/(n+1) with k = {})\n",
-        threshold.nats, threshold.sessions, threshold.rank
+        "threshold  {:.2} nats: reached by at most {bound:.2} % of people like these {}, in any of their {} sessions \
+         (k/(n+1) with n people and k = {}, those set aside among the k)\n",
+        threshold.nats, threshold.people, threshold.sessions, threshold.rank
     );
     let verdict = if card.calibrated {
         format!("calibrated for this site: {wanted} % are kept, so policies may act on it\n")
     } else {
-        let needed = (1.0 / recipe.false_alarm).ceil() as u32 - 1;
+        let needed = (threshold.rank as f32 / recipe.false_alarm).ceil() as u32 - 1;
         format!(
-            "not calibrated: {wanted} % cannot be promised from {} sessions, it takes {needed}; good for showing and \
+            "not calibrated: {wanted} % cannot be promised from {} people, it takes {needed}; good for showing and \
              for asking people to prove themselves, not for logging out\n",
-            threshold.sessions
+            threshold.people
         )
     };
     kept + &verdict
@@ -194,7 +217,7 @@ mod tests {
         assert_eq!(model.population.strata[0].card.learnt.sessions, 9, "the driven one is left out");
         assert!(!model.card.calibrated, "nine sessions promise nothing");
         let said = promise(&model.card, &LearnRecipe::default());
-        assert!(said.contains("1 % cannot be promised from 9 sessions, it takes 99"), "{said}");
+        assert!(said.contains("1 % cannot be promised from 9 people, it takes 99"), "{said}");
         run(args()).unwrap();
         assert_eq!(std::fs::read(&output).unwrap(), first, "the same recordings give the same bytes");
         assert_eq!(std::fs::read(folder.path().join("site.model.previous")).unwrap(), first);

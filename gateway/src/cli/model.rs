@@ -100,10 +100,13 @@ fn show(file: Option<PathBuf>, json: bool, with_rules: bool) -> anyhow::Result<(
         if card.calibrated { "for its site" } else { "no: it shows, and logs nobody out by itself" }
     );
     println!(
-        "threshold  {:.2} nats (rank {} of {} human sessions held out; at most {:.1} % of sessions like them)",
+        "threshold  {:.2} nats (rank {} of {} held out; at most {:.1} % of those like them)",
         card.threshold.nats,
         card.threshold.rank,
-        card.threshold.sessions,
+        match card.threshold.people {
+            0 => format!("{} human sessions", card.threshold.sessions),
+            people => format!("{people} people with {} sessions", card.threshold.sessions),
+        },
         100.0 * card.threshold.false_alarm_max
     );
     for source in &card.sources {

@@ -3,7 +3,8 @@
 //!
 //! Whoever is judged here is judged by models that saw neither that person nor, in the bot bank, that
 //! family. A session is set aside, whole, when it lies with the bots and apart from these people; the
-//! threshold lies between what is left and the bank; the bound comes from whole sessions.
+//! threshold lies between what is left and the bank; the bound comes from whole people, and takes whoever
+//! was set aside for one.
 //! Must not know: files, progress bars, labels other than operators'.
 
 use super::forest::{ForestParams, Missing};
@@ -18,7 +19,7 @@ use crate::population::{
     self, ASKS, BankSession, DEVICES_MAX, Device, Kind, Learnt, MOVE_INTERVAL, Population, Shape, Stratum,
     StratumCard, joint_score, median,
 };
-use crate::sequential::{self, cusum};
+use crate::sequential::{self, Threshold, cusum};
 use crate::session::Window;
 use linfa::dataset::DatasetBase;
 use linfa::traits::Fit;
@@ -30,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct LearnRecipe {
     pub seed: u64,
     pub trees: usize,
-    /// Share of human sessions that may reach the threshold of evidence.
+    /// Share of people that may reach the threshold of evidence, in any of their sessions.
     pub false_alarm: f32,
 }
 
@@ -72,6 +73,11 @@ pub struct Taught {
     pub artifact: Artifact,
     /// Kinds of input that were seen and not learnt, for want of sessions: kind, sessions, windows.
     pub untaught: Vec<(Kind, u32, u32)>,
+    /// Kinds of input that stay unknown because their own people do not carry the bound, while those of
+    /// another kind do.
+    pub unbounded: Vec<(Kind, Threshold)>,
+    /// Sessions set aside, by name: until an operator says which are bots, the bound takes them for people.
+    pub set_aside: Vec<String>,
 }
 
 /// Recordings as shadow sessions: those that other evidence calls bots left out, short ones of one person
@@ -125,19 +131,23 @@ pub fn learn(
 ) -> Result<Taught, TrainError> {
     let kinds: BTreeSet<Kind> = sessions.iter().flat_map(|s| s.windows.iter().filter_map(kind)).collect();
     let steps = kinds.len() + 1;
-    let (mut strata, mut untaught) = (Vec::new(), Vec::new());
+    let (mut lessons, mut untaught) = (Vec::new(), Vec::new());
     let mut nats: Vec<Vec<Option<f32>>> =
         sessions.iter().map(|session| vec![None; session.windows.len()]).collect();
     let mut aside = BTreeSet::new();
     for (step, &kind) in kinds.iter().enumerate() {
         progress(Progress { step: step + 1, steps, what: format!("learning {}", name(kind)) });
         let people = People::gather(sessions, kind);
-        if !people.suffice() {
-            let windows = people.units.iter().map(|unit| unit.rows.len()).sum::<usize>();
-            untaught.push((kind, people.units.len() as u32, windows as u32));
-            continue;
-        }
-        let taught = people.teach(&base.bank, recipe)?;
+        let taught = match people.suffice().then(|| people.teach(&base.bank, recipe)) {
+            Some(Ok(taught)) => taught,
+            // A fold can be too small where the whole is not; other kinds may do.
+            None | Some(Err(TrainError::TooFew { .. })) => {
+                let windows = people.units.iter().map(|unit| unit.rows.len()).sum::<usize>();
+                untaught.push((kind, people.units.len() as u32, windows as u32));
+                continue;
+            }
+            Some(Err(error)) => return Err(error),
+        };
         for (unit, fate) in people.units.iter().zip(taught.fates) {
             match fate {
                 None => drop(aside.insert(unit.index)),
@@ -146,38 +156,72 @@ pub fn learn(
                 }
             }
         }
-        strata.push(taught.stratum);
+        let who = people.units.iter().map(|unit| unit.session.user.as_str());
+        lessons.push((taught.stratum, who.collect::<BTreeSet<&str>>()));
     }
-    progress(Progress { step: steps, steps, what: "setting the threshold on whole sessions".into() });
+    if lessons.is_empty() {
+        let (sessions, windows) = untaught.iter().fold((0, 0), |sum, (_, s, w)| (sum.0 + s, sum.1 + w));
+        return Err(TrainError::Untaught { sessions, windows });
+    }
+    progress(Progress { step: steps, steps, what: "setting the threshold on whole people".into() });
     let detector =
         Detector::new(Artifact { population: Population::default(), ..base.clone() }, String::new());
     let kept = || (0..sessions.len()).filter(|i| !aside.contains(i));
-    let highest = |i: usize| {
+    let highest = |nats: &[Vec<Option<f32>>], i: usize| {
+        // Whoever was set aside for a high score may be a person: leaving them out would flatter the rest.
+        if aside.contains(&i) {
+            return f32::INFINITY;
+        }
         let windows = sessions[i].windows.iter().zip(&nats[i]);
         let ledger = windows.scan(0.0, |evidence, (window, says)| {
-            *evidence = detector.beside(window, *says).map_or(*evidence, |ratio| cusum(*evidence, ratio));
+            // Pointer movement that nobody taught is unknown, and then no expert speaks.
+            let known = says.is_some() || kind(window).is_none();
+            let ratio = known.then(|| detector.beside(window, *says)).flatten();
+            *evidence = ratio.map_or(*evidence, |ratio| cusum(*evidence, ratio));
             Some(*evidence)
         });
         ledger.fold(0.0, f32::max)
     };
-    let judged = kept().filter(|&i| nats[i].iter().any(Option::is_some));
-    let threshold = sequential::threshold(judged.map(highest).collect(), recipe.false_alarm);
-    if strata.is_empty() {
-        let (sessions, windows) = untaught.iter().fold((0, 0), |sum, (_, s, w)| (sum.0 + s, sum.1 + w));
-        return Err(TrainError::Untaught { sessions, windows });
-    }
-    let source = SourceUsed {
-        name: SITE.into(),
-        licence: "the site's own".into(),
-        human_sessions: threshold.sessions,
-        bot_sessions: 0,
+    // Each kind of input by its own people, in all that they did: those of another say nothing of it.
+    let bound = |nats: &[Vec<Option<f32>>], who: &BTreeSet<&str>| {
+        let theirs = (0..sessions.len()).filter(|&i| who.contains(sessions[i].user.as_str()));
+        let maxima = theirs.map(|i| (sessions[i].user.as_str(), highest(nats, i)));
+        sequential::threshold_of_people(maxima, recipe.false_alarm)
     };
+    let carries = |threshold: &Threshold| threshold.false_alarm_max <= recipe.false_alarm;
+    let bounds: Vec<Threshold> = lessons.iter().map(|(_, who)| bound(&nats, who)).collect();
+    let mut unbounded = Vec::new();
+    if bounds.iter().any(carries) {
+        let mut bounds = bounds.into_iter();
+        lessons.retain(|(stratum, _)| match bounds.next() {
+            Some(own) if !carries(&own) => {
+                unbounded.push((stratum.card.kind, own));
+                false
+            }
+            _ => true,
+        });
+        for (session, nats) in sessions.iter().zip(&mut nats) {
+            let unknown = |window| unbounded.iter().any(|(dropped, _)| kind(window) == Some(*dropped));
+            let windows = session.windows.iter().zip(nats);
+            windows.filter(|(window, _)| unknown(window)).for_each(|(_, nats)| *nats = None);
+        }
+    }
+    let bounds: Vec<Threshold> = lessons.iter().map(|(_, who)| bound(&nats, who)).collect();
+    // One threshold for all: the highest keeps each kind's bound, and the weakest of those is promised.
+    let nats_needed = bounds.iter().map(|bound| bound.nats).fold(sequential::THRESHOLD_NATS_MIN, f32::max);
+    let weakest = bounds.into_iter().max_by(|a, b| a.false_alarm_max.total_cmp(&b.false_alarm_max));
+    let weakest = weakest.unwrap_or_else(|| sequential::threshold(Vec::new(), recipe.false_alarm));
+    let threshold = Threshold { nats: nats_needed, ..weakest };
+    let human_sessions = kept().filter(|&i| nats[i].iter().any(Option::is_some)).count() as u32;
+    let strata = lessons.into_iter().map(|(stratum, _)| stratum).collect();
+    let source =
+        SourceUsed { name: SITE.into(), licence: "the site's own".into(), human_sessions, bot_sessions: 0 };
     let earlier = base.card.sources.iter().filter(|source| source.name != SITE);
     let card = Card {
         name: SITE.into(),
         program: format!("gaitway {}", env!("CARGO_PKG_VERSION")),
-        // Only a bound that the sessions carry makes a model fit to act.
-        calibrated: threshold.false_alarm_max <= recipe.false_alarm,
+        // Only a bound that the people carry makes a model fit to act.
+        calibrated: carries(&threshold),
         threshold,
         sources: earlier.cloned().chain([source]).collect(),
         usual: usual(kept().flat_map(|i| &sessions[i].windows)),
@@ -186,7 +230,8 @@ pub fn learn(
     let artifact = Artifact { card, population: Population { strata }, ..base.clone() };
     // What was decoded and what was just learnt must read alike.
     let artifact = Artifact::decode(&artifact.encode()).map_err(|e| TrainError::Forest(e.to_string()))?;
-    Ok(Taught { artifact, untaught })
+    let set_aside = aside.iter().map(|&i| sessions[i].session.clone()).collect();
+    Ok(Taught { artifact, untaught, unbounded, set_aside })
 }
 
 /// How far the people of some sessions have moved from those who taught a population, by stratum: the
@@ -494,8 +539,8 @@ impl<'a> People<'a> {
 
     fn devices(&self) -> Vec<Device> {
         let devices: BTreeSet<Device> = self.units.iter().map(|unit| unit.session.device).collect();
-        // Some did not tell: then telling proves nothing.
-        if devices.contains(&Device::default()) {
+        // Where nobody told, any device counts; where some did, not telling is a class like others.
+        if devices.iter().all(|device| *device == Device::default()) {
             Vec::new()
         } else {
             devices.into_iter().take(DEVICES_MAX).collect()
@@ -573,6 +618,7 @@ fn threshold(people: &[f32], mut bank: Vec<f32>) -> f32 {
 /// What a site counts under among a card's sources.
 pub const SITE: &str = "this site";
 const REPLAY_SHARE: f32 = 0.5;
+/// Page loads in a row.
 const UNPROMPTED_PAGES: u64 = 8;
 /// Fewer sessions or windows of a kind are no people yet.
 pub const SESSIONS_MIN: usize = 6;
@@ -669,6 +715,14 @@ mod tests {
         let learnt = taught.artifact.population.strata[0].card.learnt;
         assert_eq!((learnt.set_aside, learnt.sessions), (2, 24), "{learnt:?}");
         assert!(learnt.bots.1 > 0.0 && learnt.bots.0 <= learnt.bots.2);
+        assert_eq!(taught.set_aside, ["hidden 1", "hidden 2"]);
+        let card = &taught.artifact.card;
+        assert_eq!((card.threshold.rank, card.threshold.people, card.calibrated), (3, 26, false));
+        let confirmed = learn(&sessions[..24], &base(), &recipe(), &mut |_| ()).unwrap().artifact.card;
+        assert_eq!(
+            (confirmed.threshold.rank, confirmed.threshold.people, confirmed.calibrated),
+            (1, 24, true)
+        );
         let again = learn(&sessions, &base(), &recipe(), &mut |_| ()).unwrap();
         assert_eq!(
             taught.artifact.encode(),
@@ -700,6 +754,74 @@ mod tests {
         let (lax, strict) = (promise(0.05), promise(0.01));
         assert!(lax.calibrated && lax.threshold.false_alarm_max <= 0.05);
         assert!(!strict.calibrated && strict.threshold.false_alarm_max > 0.01);
+    }
+
+    #[test]
+    fn many_sessions_of_few_people_carry_no_bound() {
+        let mut sessions = people(20);
+        for (i, session) in sessions.iter_mut().enumerate() {
+            session.user = format!("user {}", i % 10);
+        }
+        let card = learn(&sessions, &base(), &recipe(), &mut |_| ()).unwrap().artifact.card;
+        assert_eq!((card.threshold.sessions, card.threshold.people), (20, 10));
+        assert!(!card.calibrated && card.threshold.false_alarm_max > 0.09);
+    }
+
+    /// The same movement, but heard of less often.
+    fn seldom(mut session: ShadowSession) -> ShadowSession {
+        for row in session.windows.iter_mut().filter_map(|window| window.long.as_mut()) {
+            row.features[MOVE_INTERVAL] = 60f32.ln();
+        }
+        session
+    }
+
+    #[test]
+    fn a_kind_of_input_whose_own_people_carry_no_bound_stays_unknown_where_another_does() {
+        let few: Vec<_> =
+            (0..8).map(|i| seldom(session(format!("remote {i}"), Visitor::person(700 + i)))).collect();
+        let sessions = [people(20), few.clone()].concat();
+        let taught = learn(&sessions, &base(), &recipe(), &mut |_| ()).unwrap();
+        assert!(taught.artifact.card.calibrated);
+        assert_eq!(taught.artifact.card.threshold.people, 20);
+        assert_eq!(taught.artifact.population.strata.len(), 1);
+        let [(kind, bound)] = taught.unbounded[..] else { panic!("{:?}", taught.unbounded) };
+        assert!(kind.coarse && bound.false_alarm_max > 0.1);
+        let detector = Detector::new(taught.artifact, String::new());
+        let enough = |window: &&Window| super::kind(window).is_some();
+        let windows = || few.iter().flat_map(|session| &session.windows).filter(enough);
+        assert!(windows().count() > 0);
+        assert_eq!(windows().filter_map(|w| detector.log_ratio_on(w, Device::default())).count(), 0);
+        let alone = learn(&few, &base(), &recipe(), &mut |_| ()).unwrap();
+        assert_eq!((alone.artifact.population.strata.len(), alone.artifact.card.calibrated), (1, false));
+    }
+
+    #[test]
+    fn a_kind_of_input_too_small_for_its_folds_does_not_end_the_lesson() {
+        let mut lonely = seldom(session("remote 0".into(), Visitor::person(700)));
+        lonely.windows = (0..20).flat_map(|_| lonely.windows.clone()).collect();
+        let mut few = vec![lonely];
+        few.extend((1..6).map(|i| {
+            let mut one = seldom(session(format!("remote {i}"), Visitor::person(700 + i)));
+            one.windows =
+                one.windows.into_iter().filter(|window| super::kind(window).is_some()).take(1).collect();
+            one
+        }));
+        let sessions = [people(10), few].concat();
+        let taught = learn(&sessions, &base(), &recipe(), &mut |_| ()).unwrap();
+        assert_eq!(taught.artifact.population.strata.len(), 1);
+        assert!(taught.untaught[0].0.coarse && taught.untaught[0].1 == 6, "{:?}", taught.untaught);
+    }
+
+    #[test]
+    fn some_browsers_that_do_not_tell_leave_the_device_check_on() {
+        let mut sessions = people(14);
+        sessions[..7].iter_mut().for_each(|session| session.device = Device::named("desk"));
+        let taught = learn(&sessions, &base(), &recipe(), &mut |_| ()).unwrap();
+        let detector = Detector::new(taught.artifact, String::new());
+        let bot = session("bot".into(), Visitor::bot(BotKind::LinearEven, 5));
+        let says = |device| bot.windows.iter().filter_map(|w| detector.log_ratio_on(w, device)).count();
+        assert!(says(Device::named("desk")) > 0 && says(Device::default()) > 0);
+        assert_eq!(says(Device::named("lap")), 0);
     }
 
     #[test]

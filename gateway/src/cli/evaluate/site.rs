@@ -98,14 +98,8 @@ fn unlearnt_row(unlearnt: &Unlearnt) -> Vec<String> {
 }
 
 const SITE_HEAD: [&str; 5] = ["site", "AUC", "recall", "FRR", "human-vs-replayed-human AUC"];
-const LESSON_HEAD: [&str; 6] = [
-    "learnt from",
-    "strata",
-    "hidden bots",
-    "set aside; estimate",
-    "threshold",
-    "sessions of people at it, at most",
-];
+const LESSON_HEAD: [&str; 6] =
+    ["learnt from", "strata", "hidden bots", "set aside; estimate", "threshold", "people at it, at most"];
 const GROUP_HEAD: [&str; 5] =
     ["who", "sessions", "windows judged", "called bot", "sessions at the threshold"];
 const UNLEARNT_HEAD: [&str; 5] = ["site", "device class", "windows", "of which unknown", "called bot"];
