@@ -6,6 +6,7 @@ use crate::gateway::{Gateway, eventually};
 use crate::servers::{Provider, Redis};
 use reqwest::{Client, StatusCode};
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 const SECRETS: &[(&str, &str)] = &[
     ("TEST_CLIENT_SECRET", "the gateway and the provider share this"),
@@ -78,6 +79,27 @@ async fn an_issuer_that_is_down_logs_nobody_out_and_lets_nobody_in_unless_told_t
     .await;
     assert_eq!(ask(&kind, &token).await, StatusCode::OK);
     assert_eq!(ask(&kind, &unseen).await, StatusCode::UNAUTHORIZED, "of this one nobody ever spoke");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_issuer_is_waited_for_once_and_what_is_due_is_denied_to_all() {
+    let (app, provider) = (App::start().await, provider());
+    let strict = start(&app, &provider, "    cache_seconds: 1\n    outage: deny\n", "");
+    let token = provider.door("token", &json!({"sub": "alice"})).await;
+    assert_eq!(ask(&strict, &token).await, StatusCode::OK);
+    provider.freeze();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let started = Instant::now();
+    let many = futures_util::future::join_all((0..5).map(|_| ask(&strict, &token))).await;
+    assert_eq!(many, [StatusCode::SERVICE_UNAVAILABLE; 5]);
+    assert!(started.elapsed() < Duration::from_secs(9), "one question's patience, not five");
+    let started = Instant::now();
+    for made_up in ["x", "y", "z"] {
+        assert_eq!(ask(&strict, made_up).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert!(started.elapsed() < Duration::from_secs(3), "nobody waits for it again at once");
+    provider.thaw();
+    eventually("it is asked again", async || ask(&strict, &token).await == StatusCode::OK).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -204,6 +204,15 @@ impl Provider {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+
+    /// It takes connections and says nothing.
+    pub fn freeze(&self) {
+        signal(self.child.id(), "STOP");
+    }
+
+    pub fn thaw(&self) {
+        signal(self.child.id(), "CONT");
+    }
 }
 
 impl Drop for Provider {

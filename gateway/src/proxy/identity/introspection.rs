@@ -16,9 +16,8 @@ use gaitway_policies::Identity;
 use http::HeaderMap;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// One for the process.
@@ -31,6 +30,7 @@ pub(super) struct Introspector {
     fingerprints: Fingerprints,
     answers: Cache<CacheKey, Arc<Answer>>,
     under_way: Semaphore,
+    breaker: Breaker,
 }
 
 /// What the issuers of a request's tokens say.
@@ -48,7 +48,31 @@ struct Answer {
     fresh_until: Timestamp,
     /// The token's own end; it is believed until then if its issuer does not answer.
     valid_until: Timestamp,
-    is_asking: AtomicBool,
+    /// Held by whoever asks again.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// Nobody waits for an issuer that did not answer a moment ago; one at a time tries whether it does again.
+#[derive(Default)]
+struct Breaker(Mutex<Option<Instant>>);
+
+impl Breaker {
+    fn lets(&self, now: Instant) -> bool {
+        let mut closed_until = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *closed_until {
+            None => true,
+            Some(until) if *until > now => false,
+            Some(until) => {
+                *until = now + TRIAL_LASTS_MAX;
+                true
+            }
+        }
+    }
+
+    fn heard(&self, is_answer: bool, now: Instant) {
+        let mut closed_until = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *closed_until = (!is_answer).then_some(now + RETRY_AFTER);
+    }
 }
 
 impl Introspector {
@@ -83,6 +107,7 @@ impl Introspector {
             fingerprints: Fingerprints::new()?,
             answers: Cache::new(answers_max),
             under_way: Semaphore::new(UNDER_WAY_MAX),
+            breaker: Breaker::default(),
         })
     }
 
@@ -112,11 +137,25 @@ impl Introspector {
     async fn answer(&self, token: &str, now: Timestamp) -> Option<Arc<Answer>> {
         let key = self.fingerprints.of(Presented::Token, token.as_bytes());
         let known = self.answers.get(&key).filter(|answer| now < answer.valid_until);
+        let mut turn = None;
         if let Some(known) = &known {
-            // Of a page's many requests one asks; the others go on with what is known.
-            if now < known.fresh_until || known.is_asking.swap(true, Ordering::AcqRel) {
+            if now < known.fresh_until {
                 return Some(Arc::clone(known));
             }
+            // Of a page's many requests one asks; the others go on with what is known, or wait for what that
+            // one hears if what is known is not good enough.
+            turn = match known.turn.try_lock() {
+                Ok(turn) => Some(turn),
+                Err(_) if self.settings.outage == TokenOutage::ServeKnown => return Some(Arc::clone(known)),
+                Err(_) => {
+                    let turn = known.turn.lock().await;
+                    let heard = self.answers.get(&key).filter(|answer| !Arc::ptr_eq(answer, known));
+                    if let Some(heard) = heard.filter(|answer| clock::now() < answer.valid_until) {
+                        return Some(heard);
+                    }
+                    Some(turn)
+                }
+            };
         }
         let name = self.secret.token(&[b"introspected", token.as_bytes()]).0;
         let shared = self.vault.get(Kind::Introspected, &name).await.ok().flatten();
@@ -125,27 +164,30 @@ impl Introspector {
             Some(answer) => Some(answer),
             None => self.ask(token, &name).await,
         };
-        match answer {
-            Some(answer) => {
-                let answer = Arc::new(answer);
-                self.answers.insert(key, Arc::clone(&answer));
-                Some(answer)
-            }
-            None => {
-                if let Some(known) = &known {
-                    known.is_asking.store(false, Ordering::Release);
-                }
-                // An issuer that is down logs nobody out, unless it is told to.
-                known.filter(|_| self.settings.outage == TokenOutage::ServeKnown)
-            }
+        let answer = answer.map(Arc::new);
+        if let Some(answer) = &answer {
+            self.answers.insert(key, Arc::clone(answer));
         }
+        drop(turn);
+        // An issuer that is down logs nobody out, unless we are told so.
+        answer.or_else(|| known.filter(|_| self.settings.outage == TokenOutage::ServeKnown))
     }
 
     async fn ask(&self, token: &str, name: &[u8; 16]) -> Option<Answer> {
         let form = [("token", token), ("token_type_hint", "access_token")];
         let asked = match self.under_way.try_acquire() {
-            Ok(_permit) => self.endpoint.post(&form).await,
-            Err(_) => Err("too many questions under way".into()),
+            Ok(_permit) if self.breaker.lets(Instant::now()) => {
+                let asked = self.endpoint.post(&form).await;
+                // A status about the token is an answer: whoever makes tokens up must not stop the others.
+                let is_answer = asked.as_ref().is_ok_and(|(status, _)| !matches!(status, 429 | 502..=504));
+                self.breaker.heard(is_answer, Instant::now());
+                asked
+            }
+            // Nothing to log: whoever waited in vain has said so, and a flood must not fill the log.
+            _ => {
+                metrics::counter!("gaitway_introspections_total", "outcome" => "failed").increment(1);
+                return None;
+            }
         };
         let now = clock::now();
         let answer = match asked {
@@ -182,7 +224,7 @@ impl Introspector {
                 identity: None,
                 fresh_until: until,
                 valid_until: until,
-                is_asking: AtomicBool::new(false),
+                turn: tokio::sync::Mutex::default(),
             }
         };
         match claims.get("active") {
@@ -197,7 +239,7 @@ impl Introspector {
                     identity: Some(Arc::new(identity)),
                     fresh_until: fresh.min(valid_until),
                     valid_until,
-                    is_asking: AtomicBool::new(false),
+                    turn: tokio::sync::Mutex::default(),
                 })
             }
             // Active, but over, for somebody else or with claims of the wrong type: nothing to us.
@@ -223,5 +265,27 @@ impl Introspector {
 
 /// Tokens asked about for one request: each may cost a question.
 const TOKENS_MAX: usize = 2;
+/// After a question without an answer none is asked for so long.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Longer than one question takes: the next trial begins then if nobody heard the end of the last.
+const TRIAL_LASTS_MAX: Duration = Duration::from_secs(6);
 /// Questions at once; a flood of made-up tokens must not become a flood at the issuer.
 const UNDER_WAY_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_issuer_is_asked_by_one_at_a_time_until_it_answers() {
+        let (breaker, start) = (Breaker::default(), Instant::now());
+        assert!(breaker.lets(start) && breaker.lets(start), "whoever wants");
+        breaker.heard(false, start);
+        assert!(!breaker.lets(start + RETRY_AFTER / 2));
+        let trial = start + RETRY_AFTER;
+        assert!(breaker.lets(trial) && !breaker.lets(trial), "one tries");
+        assert!(breaker.lets(trial + TRIAL_LASTS_MAX), "the one that tried went away");
+        breaker.heard(true, trial);
+        assert!(breaker.lets(trial) && breaker.lets(trial), "whoever wants again");
+    }
+}
