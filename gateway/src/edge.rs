@@ -12,7 +12,7 @@ pub mod sockets;
 use crate::clock;
 use crate::config::{Config, PrivacySignal};
 use crate::proxy::identity::Caller;
-use crate::proxy::identity::login::{LOGGED_OUT, Login, Presence};
+use crate::proxy::identity::login::{LOGGED_OUT, Login, Presence, is_local_path};
 use crate::secret::InstallSecret;
 use crate::shards::Shards;
 use crate::standing::{Standings, Verdict};
@@ -461,14 +461,6 @@ fn percent_decode(text: &str) -> Option<String> {
         });
     }
     String::from_utf8(decoded).ok()
-}
-
-/// A path on this origin: what a redirect may be pointed at.
-fn is_local_path(path: &str) -> bool {
-    path.starts_with('/')
-        && !path.starts_with("//")
-        && !path.contains(['\\', '\r', '\n'])
-        && path.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Incident numbers are short and alphanumeric; nothing else is echoed into a page.

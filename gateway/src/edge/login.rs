@@ -3,11 +3,9 @@
 //!
 //! Must not know: tokens, or what makes an answer of the provider genuine.
 
-use super::{
-    Edge, EdgeRequest, empty, html, is_local_path, is_same_origin, parameter, percent_decode, plain, problem,
-};
+use super::{Edge, EdgeRequest, empty, html, is_same_origin, parameter, percent_decode, plain, problem};
 use crate::clock;
-use crate::proxy::identity::login::{Begun, Login, LoginError, LogoutError};
+use crate::proxy::identity::login::{Begun, Login, LoginError, LogoutError, is_local_path};
 use crate::proxy::identity::provider::Ask;
 use crate::standing::Verdict;
 use bytes::Bytes;
@@ -17,7 +15,7 @@ use http::{Method, Response, StatusCode, header};
 use metrics::counter;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Logout tokens looked at in one second, all senders together: each costs a signature check, and a
+/// Logout tokens whose signature is checked in one second, all senders together: that is what costs, and a
 /// provider that ends everybody's sessions at once repeats what was refused.
 pub(super) const LOGOUTS_PER_SECOND_MAX: u32 = 200;
 
@@ -118,7 +116,8 @@ impl Edge {
         };
         if !matches!(*request.method, Method::GET | Method::HEAD) {
             // What was posted is sent nowhere else; the page's own address leads to the provider.
-            return html(StatusCode::UNAUTHORIZED, self.pages.login_needed(request.headers, request.path));
+            let address = if is_local_path(request.path) { request.path } else { "/" };
+            return html(StatusCode::UNAUTHORIZED, self.pages.login_needed(request.headers, address));
         }
         let back = match request.query {
             Some(query) => format!("{}?{query}", request.path),
@@ -195,13 +194,9 @@ impl Edge {
 
     async fn logout_by_provider(&self, login: &Arc<Login>, request: &EdgeRequest<'_>) -> Response<Bytes> {
         let now = clock::now();
-        let outcome = if self.logouts.lets(now, LOGOUTS_PER_SECOND_MAX) {
-            let form = std::str::from_utf8(&request.body).unwrap_or_default();
-            login.log_out_by_provider(form, now).await
-        } else {
-            Err(LogoutError::Unreachable)
-        };
-        let (label, response) = match outcome {
+        let form = std::str::from_utf8(&request.body).unwrap_or_default();
+        let lets = || self.logouts.lets(now, LOGOUTS_PER_SECOND_MAX);
+        let (label, response) = match login.log_out_by_provider(form, now, lets).await {
             Ok(()) => ("done", empty(StatusCode::OK)),
             Err(LogoutError::Unreachable) => {
                 ("unreachable", plain(StatusCode::SERVICE_UNAVAILABLE, "try again\n"))

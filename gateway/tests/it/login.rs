@@ -520,6 +520,28 @@ async fn a_lost_redis_logs_nobody_out_and_lets_nobody_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_has_forgotten_everything_logs_nobody_out() {
+    let mut redis = Redis::start();
+    let more = format!("revocation:\n  redis: {}\n", redis.url());
+    let site = Site::start_with(json!({"access_seconds": 4}), "", &more).await;
+    let mut alice = Browser::of("alice");
+    assert_eq!(alice.open(&site.url("/page")).await.status(), StatusCode::OK);
+    redis.restart();
+    assert!(!redis.dump().contains("gaitway:login:"));
+    eventually("the tokens are renewed", async || {
+        assert_eq!(alice.fetch(&site.url("/json")).await.status(), StatusCode::OK);
+        site.gateway.metric("gaitway_login_renewals_total", "\"ok\"").await >= 1.0
+    })
+    .await;
+    assert!(redis.dump().contains("gaitway:login:"), "it is told again what it forgot");
+    // Its provider can still end it by the number that it gave it.
+    let sid = site.provider.sessions("alice")[0].clone();
+    let token = logout_token(&site, json!({"sid": sid})).await;
+    assert_eq!(say(&site, &token).await, StatusCode::OK);
+    assert_eq!(alice.fetch(&site.url("/json")).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_tells_the_provider_that_the_tokens_are_no_longer_good() {
     let directory = tempfile::tempdir().unwrap();
     let password = directory.path().join("password");

@@ -250,7 +250,8 @@ impl Login {
         presence
     }
 
-    /// Begins a login; `back` is where it shall end. `None`: the provider has never answered yet.
+    /// Begins a login; `back` is where it shall end, the front page if it is no path of this origin. `None`:
+    /// the provider has never answered yet.
     pub fn begin(
         &self,
         headers: &HeaderMap,
@@ -271,7 +272,7 @@ impl Login {
             state: fresh()?,
             nonce: fresh()?,
             verifier: verifier.secret().clone(),
-            back: if back.len() <= BACK_BYTES_MAX { back.to_owned() } else { "/".into() },
+            back: way_back(back).to_owned(),
             begun_at: now,
             ask,
             session,
@@ -408,11 +409,21 @@ impl Login {
     }
 
     /// Carries out a logout token (OpenID Connect Back-Channel Logout 1.0): one session of the provider,
-    /// or everything of a person so far.
-    pub async fn log_out_by_provider(&self, form: &str, now: Timestamp) -> Result<(), LogoutError> {
+    /// or everything of a person so far. `lets` is asked before a signature is checked, so that what is
+    /// plainly none of the provider's takes nobody's turn.
+    pub async fn log_out_by_provider(
+        &self,
+        form: &str,
+        now: Timestamp,
+        lets: impl FnOnce() -> bool,
+    ) -> Result<(), LogoutError> {
         let refuse = LogoutError::Invalid;
         let text = form_urlencoded(form).find(|(key, _)| key == "logout_token").map(|(_, value)| value);
         let text = text.ok_or(refuse("no logout_token"))?;
+        self.provider.glance_at_logout_token(&text, now).map_err(|why| refuse(why.label()))?;
+        if !lets() {
+            return Err(LogoutError::Unreachable);
+        }
         let claims = self.provider.logout_token(&text, now).await.map_err(|why| refuse(why.label()))?;
         let all = &claims.all;
         let is_event = all.get("events").and_then(|events| events.get(LOGOUT_EVENT));
@@ -668,40 +679,48 @@ impl Login {
 
     async fn renew(&self, id: SessionId, session: Arc<Session>) -> Presence {
         let now = clock::now();
-        // Another replica may have been quicker, and a refresh token works once.
+        // A refresh token works once, so of all replicas one tries at a time.
+        let Ok(owner) = secret::random::<16>() else { return Presence::Present(session) };
+        let until = now.plus(RENEWAL_LASTS_MAX);
+        let Ok(true) = self.vault.put_first(Kind::Renewal, &id.0, &owner, until).await else {
+            return Presence::Present(session);
+        };
+        let presence = self.renew_alone(id, session, now).await;
+        // If it took longer than it may, somebody else's attempt is under way.
+        if self.vault.get(Kind::Renewal, &id.0).await.is_ok_and(|held| held.as_deref() == Some(&owner[..])) {
+            let _ = self.vault.remove(Kind::Renewal, &id.0).await;
+        }
+        presence
+    }
+
+    async fn renew_alone(&self, id: SessionId, session: Arc<Session>, now: Timestamp) -> Presence {
         match self.vault.get(Kind::Login, &id.0).await {
             Ok(Some(text)) => {
-                if let Ok(stored) = serde_json::from_slice::<Record>(&text)
-                    && stored.access > session.record.access
-                {
-                    let stored = Arc::new(self.session(id, stored));
-                    self.live.insert(id, Arc::clone(&stored));
-                    return Presence::Present(stored);
+                // Another replica was quicker.
+                if let Some(newer) = self.newer(id, &text, &session.record) {
+                    return newer;
                 }
             }
             Ok(None) => {
-                self.live.remove(&id);
-                return Presence::Absent;
+                if session.record.until <= now || self.revocations.check(&session.identity, now).is_some() {
+                    self.live.remove(&id);
+                    return Presence::Absent;
+                }
+                // A store that has forgotten a login has not ended it: whoever ends one says so on the board.
+                if let Err(error) = self.keep(id, &session).await {
+                    tracing::warn!(session.id = %id, %error, "a login that was forgotten is not stored yet");
+                }
             }
             Err(_) => return Presence::Present(session),
         }
-        let (Some(refresh), Ok(true)) = (
-            &session.record.refresh_token,
-            self.vault.put_first(Kind::Renewal, &id.0, b"", now.plus(RENEW_RETRY)).await,
-        ) else {
-            return Presence::Present(session);
-        };
+        let Some(refresh) = &session.record.refresh_token else { return Presence::Present(session) };
         let answer = self.provider.renew(&self.redirect, refresh).await;
         let (presence, outcome) = match answer {
             Ok(tokens) => match self.renewed(&session.record, tokens, now).await {
                 Some(record) => (self.put_renewed(id, record).await, "ok"),
                 None => (Presence::Present(session), "unbelievable"),
             },
-            Err(ProviderError::Refused { is_over: true }) => {
-                tracing::info!(session.id = %id, "the provider ended a login");
-                self.end(id, session.record.until).await;
-                (Presence::Absent, "over")
-            }
+            Err(ProviderError::Refused { is_over: true }) => self.refused_for_good(id, session).await,
             // The login stands: its provider's trouble is not the person's.
             Err(ProviderError::Refused { .. }) => (Presence::Present(session), "refused"),
             Err(ProviderError::Unreachable(_) | ProviderError::Unbelievable(_)) => {
@@ -709,20 +728,59 @@ impl Login {
             }
         };
         metrics::counter!("gaitway_login_renewals_total", "outcome" => outcome).increment(1);
-        let _ = self.vault.remove(Kind::Renewal, &id.0).await;
         presence
     }
 
-    /// The record with new tokens; `None` if their ID token is of somebody else.
+    /// The provider takes a refresh token no more: the login is over, unless the token was used up by
+    /// somebody who has stored a newer one.
+    async fn refused_for_good(&self, id: SessionId, session: Arc<Session>) -> (Presence, &'static str) {
+        match self.vault.get(Kind::Login, &id.0).await {
+            Ok(Some(text)) => {
+                if let Some(newer) = self.newer(id, &text, &session.record) {
+                    return (newer, "refused");
+                }
+            }
+            Ok(None) => {}
+            Err(_) => return (Presence::Present(session), "refused"),
+        }
+        tracing::info!(session.id = %id, "the provider ended a login");
+        self.end(id, session.record.until).await;
+        (Presence::Absent, "over")
+    }
+
+    /// The login as it is stored, if its tokens are newer than the `known` ones.
+    fn newer(&self, id: SessionId, stored: &[u8], known: &Record) -> Option<Presence> {
+        let stored: Record = serde_json::from_slice(stored).ok()?;
+        // Tokens that say nothing of their end are never renewed, so nothing comes after them.
+        let is_newer = match (stored.access, known.access) {
+            (Some(stored), Some(known)) => stored > known,
+            (stored, known) => stored.is_none() && known.is_some(),
+        };
+        is_newer.then(|| {
+            let stored = Arc::new(self.session(id, stored));
+            self.live.insert(id, Arc::clone(&stored));
+            Presence::Present(stored)
+        })
+    }
+
+    /// The record with new tokens; `None` if their ID token is proved to be of somebody else.
     async fn renewed(&self, known: &Record, tokens: Tokens, now: Timestamp) -> Option<Record> {
         let mut record = known.clone();
         if let Some(id_token) = tokens.id {
             // OpenID Connect Core §12.2: the same issuer, person and audience, now.
-            let claims = self.provider.id_token(&id_token, now).await.ok()?;
-            if claims.all.get("sub").and_then(|sub| sub.as_str()) != Some(&known.subject) {
-                return None;
+            match self.provider.id_token(&id_token, now).await {
+                Ok(claims) => {
+                    if claims.all.get("sub").and_then(|sub| sub.as_str()) != Some(&known.subject) {
+                        return None;
+                    }
+                    record.id_token = id_token;
+                }
+                // The old refresh token is used up: without the new one the login would end for want of a
+                // key. Who the person is stays as it was proved.
+                Err(rejection) => {
+                    tracing::warn!(reason = rejection.label(), "a renewal's ID token is not believed");
+                }
             }
-            record.id_token = id_token;
         }
         record.access_token = tokens.access;
         record.access = tokens.access_lasts.map(|lasts| access_times(now, lasts));
@@ -838,6 +896,19 @@ fn is_sufficient(record: &Record, ask: &Ask, begun_at: Timestamp, now: Timestamp
     new_enough && strong_enough
 }
 
+/// Where a login leads back to.
+fn way_back(back: &str) -> &str {
+    if back.len() <= BACK_BYTES_MAX && is_local_path(back) { back } else { "/" }
+}
+
+/// A path on this origin: what a redirect may be pointed at.
+pub(crate) fn is_local_path(path: &str) -> bool {
+    path.starts_with('/')
+        && !path.starts_with("//")
+        && !path.contains(['\\', '\r', '\n'])
+        && path.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// When to replace an access token, and when it ends.
 fn access_times(now: Timestamp, lasts: Duration) -> (Timestamp, Timestamp) {
     (now.plus(lasts - (lasts / 4).min(RENEW_BEFORE)), now.plus(lasts))
@@ -871,6 +942,9 @@ const PLACES: u8 = 8;
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
 /// After an attempt, whatever became of it, the next one waits so long.
 const RENEW_RETRY: Duration = Duration::from_secs(10);
+/// Longer than an attempt takes, with a provider and a vault that answer at the last moment: at most 5 s for
+/// the tokens, 3 s for a key, 16 s of pauses between the tries to store them, and the tries themselves.
+const RENEWAL_LASTS_MAX: Duration = Duration::from_secs(60);
 /// How long a request waits for tokens that have ended.
 const RENEW_WAIT: Duration = Duration::from_secs(3);
 const KEEP_ATTEMPTS_MAX: u32 = 5;
@@ -879,3 +953,21 @@ const KEEP_RETRY: Duration = Duration::from_millis(500);
 const AGE_LEEWAY: Duration = Duration::from_secs(60);
 /// How long a start waits for the provider.
 const START_WAIT: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_ends_on_a_path_of_this_origin() {
+        for path in ["/", "/cart?item=1&n=2", "/a//b"] {
+            assert_eq!(way_back(path), path);
+        }
+        let long = format!("/{}", "a".repeat(BACK_BYTES_MAX));
+        for path in
+            ["//evil.example/", "/\\evil", "/a\\b", "https://evil.example", "/a\r\nX: y", "", "/ä", &long]
+        {
+            assert_eq!(way_back(path), "/", "{path:?}");
+        }
+    }
+}
