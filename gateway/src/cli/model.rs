@@ -267,7 +267,8 @@ mod tests {
             let bytes = trained.artifact.encode();
             assert_eq!(bytes, again.artifact.encode(), "{algorithm:?} under one seed");
             let read = Artifact::decode(&bytes).unwrap();
-            assert_eq!(read, trained.artifact);
+            // By bytes: a feature that could not be measured is NaN, which equals nothing.
+            assert!(read.encode() == bytes, "{algorithm:?} reads back as it was written");
             let text =
                 rules(&read.forests[0].rules(0, &read.card.experts[0].features), read.forests[0].leaves());
             let (feature, _) = text.split_once(' ').unwrap();
