@@ -152,7 +152,7 @@ describe('a session that is no person', { concurrency: true }, () => {
 
     const operator = await Visitor.enter(browser, t);
     await signIn(operator, gateway);
-    assert.match(await operator.page.innerText('#mode'), /shadow/i);
+    await operator.page.locator('#mode', { hasText: /shadow/i }).waitFor();
     await operator.page.getByRole('link', { name: 'Incidents' }).click();
     await operator.page.locator('#incidents-rows').getByText('would ask for a check').first().waitFor();
   });
