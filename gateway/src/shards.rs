@@ -261,6 +261,7 @@ impl Shard {
                         tap.closed(session);
                     }
                 }
+                Effect::Learnt { .. } => {}
                 Effect::BudgetTripped { at, cap, allowed, session, account, rule, policy_version } => {
                     counter!("gaitway_budget_trips_total").increment(1);
                     if account.is_none() {

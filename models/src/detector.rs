@@ -48,6 +48,22 @@ pub struct Assessment {
     /// it moves no score.
     #[serde(default)]
     pub automation: bool,
+    /// Probability, at even odds, that the latest block of mouse movement came from somebody else than the
+    /// account's owner; `None` until one could be judged.
+    #[serde(default)]
+    pub owner_score: Option<f32>,
+    /// Evidence for "somebody else", gathered as `bot_evidence` is. What the profile has not learnt (another
+    /// device, touch, too little) never moves it.
+    #[serde(default)]
+    pub owner_evidence: f32,
+    /// Evidence at which the model doubts that it is the owner, nats; out of reach where none was learnt.
+    #[serde(default = "unreachable_threshold")]
+    pub owner_threshold: f32,
+    /// The site's people carry the promise behind `owner_threshold`.
+    #[serde(default)]
+    pub owner_calibrated: bool,
+    #[serde(default)]
+    pub profile: ProfileState,
     /// Hash of the model artefact, 16 hex digits.
     pub model: String,
 }
@@ -57,6 +73,18 @@ pub struct Evidence {
     /// Seconds of active input (gaps over 1 s do not count).
     pub seconds: f32,
     pub events: u64,
+}
+
+/// What is known of the account's owner on the device in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProfileState {
+    /// Nothing is kept of this person: switched off, no login, or a model that knows no background.
+    #[default]
+    Off,
+    /// Too little yet, or not on such a device: nobody is doubted.
+    Learning,
+    Ready,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -114,6 +142,11 @@ impl Default for Assessment {
             reasons: Vec::new(),
             calibrated: false,
             automation: false,
+            owner_score: None,
+            owner_evidence: 0.0,
+            owner_threshold: unreachable_threshold(),
+            owner_calibrated: false,
+            profile: ProfileState::Off,
             model: String::new(),
         }
     }
@@ -150,7 +183,13 @@ impl Detector {
             calibrated: self.calibrated,
             automation: session.environment().is_some_and(|environment| environment.automation),
             model: self.model.clone(),
+            ..Assessment::default()
         }
+    }
+
+    /// Whether the model holds the background of people that an owner is judged against.
+    pub fn knows_owners(&self) -> bool {
+        false
     }
 
     /// Evidence at which a session is called a bot, nats.

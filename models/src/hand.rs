@@ -73,6 +73,19 @@ impl Hand {
         }
     }
 
+    /// Typical time between moves, milliseconds: the median. `None` without any.
+    pub fn interval_ms(&self) -> Option<f32> {
+        let first = FIRST[Group::Interval as usize];
+        let counts = &self.counts[first..first + GROUPS[Group::Interval as usize].1];
+        let n: u32 = counts.iter().map(|&count| u32::from(count)).sum();
+        let mut seen = 0;
+        let middle = counts.iter().position(|&count| {
+            seen += u32::from(count);
+            2 * seen >= n.max(1)
+        })?;
+        Some(if middle < FINE_MS { middle as f32 + 1.0 } else { COARSE_MIDDLE_MS[middle - FINE_MS] })
+    }
+
     /// Adds one to bin `bin` of group `group`; what lies outside lands in the nearest bin.
     fn add(&mut self, group: Group, bin: usize) {
         let (first, bins) = (FIRST[group as usize], GROUPS[group as usize].1);
@@ -165,6 +178,13 @@ impl HandTracker {
     /// What is left at the end of a session, if it is at least half a block.
     pub fn rest(&mut self) -> Option<Hand> {
         if 2 * self.active_us >= BLOCK_ACTIVE_US { self.take() } else { None }
+    }
+
+    /// Forgets what is under way: what follows has another clock or another place to move from. What was
+    /// counted stays.
+    pub fn interrupt(&mut self) {
+        let (hand, active_us, moves) = (self.hand.clone(), self.active_us, self.moves);
+        *self = HandTracker { hand, active_us, moves, ..HandTracker::default() };
     }
 
     fn take(&mut self) -> Option<Hand> {
@@ -385,11 +405,7 @@ fn bin(edges: &[f32], value: f32) -> usize {
 
 /// Whole milliseconds up to 40, where recorders differ, then coarser.
 fn interval_bin(ms: f32) -> usize {
-    if ms < 40.5 {
-        (ms - 0.5).max(0.0) as usize
-    } else {
-        40 + bin(&[50.0, 65.0, 80.0, 100.0, 130.0, 180.0, 260.0, 400.0], ms)
-    }
+    if ms < FINE_MS as f32 + 0.5 { (ms - 0.5).max(0.0) as usize } else { FINE_MS + bin(&COARSE_EDGES_MS, ms) }
 }
 
 fn sector(heading: f32, sectors: usize) -> usize {
@@ -400,6 +416,10 @@ fn ms(us: u64) -> f32 {
     us as f32 / 1000.0
 }
 
+const FINE_MS: usize = 40;
+const COARSE_EDGES_MS: [f32; 8] = [50.0, 65.0, 80.0, 100.0, 130.0, 180.0, 260.0, 400.0];
+/// What a bin beyond the fine ones stands for.
+const COARSE_MIDDLE_MS: [f32; 9] = [45.0, 57.0, 72.0, 90.0, 114.0, 153.0, 216.0, 322.0, 500.0];
 const GRID_S: f32 = GRID_US as f32 / 1e6;
 /// Grid steps a velocity is averaged over.
 const SMOOTHED: usize = 3;
@@ -470,6 +490,48 @@ mod tests {
             assert_eq!(GROUPS[group as usize].1, edges + 1, "{}", GROUPS[group as usize].0);
         }
         assert_eq!((interval_bin(0.1), interval_bin(16.2), interval_bin(1e9)), (0, 15, 48));
+        assert_eq!(GROUPS[Group::Interval as usize].1, FINE_MS + COARSE_MIDDLE_MS.len());
+    }
+
+    #[test]
+    fn the_typical_interval_is_the_median_of_what_was_counted() {
+        let moves = |step_ms: u64| {
+            let mut tracker = HandTracker::default();
+            let moved = |i: u64| EventKind::PointerMove {
+                pointer: PointerType::Mouse,
+                x: i as f32,
+                y: 0.0,
+                movement_x: 0,
+                movement_y: 0,
+                coalesced: 0,
+            };
+            let each = (0..4000).map(|i| Event { at_us: i * step_ms * 1000, trusted: true, kind: moved(i) });
+            each.filter_map(|event| tracker.observe(&event)).next().unwrap()
+        };
+        assert_eq!([8, 17, 60].map(|ms| moves(ms).interval_ms()), [Some(8.0), Some(17.0), Some(57.0)]);
+        assert_eq!(Hand::EMPTY.interval_ms(), None);
+    }
+
+    #[test]
+    fn what_an_interruption_lies_between_is_counted_as_nothing() {
+        let moved = |at_us, x| Event {
+            at_us,
+            trusted: true,
+            kind: EventKind::PointerMove {
+                pointer: PointerType::Mouse,
+                x,
+                y: 0.0,
+                movement_x: 0,
+                movement_y: 0,
+                coalesced: 0,
+            },
+        };
+        let mut tracker = HandTracker::default();
+        tracker.observe(&moved(9_000_000, 5.0));
+        let before = tracker.hand.clone();
+        tracker.interrupt();
+        tracker.observe(&moved(16_000, 900.0));
+        assert_eq!((tracker.hand.clone(), tracker.active_us, tracker.moves), (before, 0, 2));
     }
 
     #[test]

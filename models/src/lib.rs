@@ -27,8 +27,9 @@ pub mod time;
 pub mod train;
 pub mod typing;
 
-pub use detector::{Assessment, Detector, Evidence, Modality, Reason, TelemetryState};
+pub use detector::{Assessment, Detector, Evidence, Modality, ProfileState, Reason, TelemetryState};
 pub use event::{Batch, DecodeError};
+pub use profile::Profile;
 pub use session::Session;
 pub use time::Timestamp;
 

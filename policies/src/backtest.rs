@@ -140,7 +140,10 @@ impl Replay {
                 Effect::BudgetTripped { at, cap, allowed, account, rule, .. } => {
                     self.outcome.trips.push(Trip { at, cap, allowed, rule, account });
                 }
-                Effect::Stand { .. } | Effect::Forget { .. } | Effect::BudgetReset { .. } => {}
+                Effect::Stand { .. }
+                | Effect::Forget { .. }
+                | Effect::Learnt { .. }
+                | Effect::BudgetReset { .. } => {}
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::identity::{Identity, SessionId, SubjectId};
 use crate::policy::{Measure, PolicySet, Rule};
 use gaitway_models::replay::{Repetition, ReplayKind, SharedMemory};
 use gaitway_models::session::RequestSeen;
-use gaitway_models::{Assessment, Batch, Detector, Session, TelemetryState, Timestamp};
+use gaitway_models::{Assessment, Batch, Detector, Profile, Session, TelemetryState, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -74,6 +74,14 @@ pub enum Input {
         session: SessionId,
         revoked: bool,
         until: Timestamp,
+    },
+    /// What is kept of the hand of the person whose session it is; an empty profile for somebody new. Without
+    /// it nothing is learnt of the session, and nobody is doubted.
+    Profile {
+        session: SessionId,
+        /// Whose it is: a session that has changed hands meanwhile must not get it.
+        subject: SubjectId,
+        profile: Box<Profile>,
     },
     /// Facts gathered elsewhere, in place of batches and requests: recorded sessions are replayed
     /// with it. The session's age and passed challenges stay the engine's own.
@@ -140,6 +148,11 @@ pub enum Effect {
     /// The session is gone; drop what is kept for it.
     Forget {
         session: SessionId,
+    },
+    /// A session that ended well has taught: what is to be kept of the person from now on.
+    Learnt {
+        subject: SubjectId,
+        profile: Box<Profile>,
     },
     /// A cap of the budget was reached. Must be told loudly.
     BudgetTripped {
@@ -406,6 +419,7 @@ impl Engine {
             Input::Peer { session, revoked, until } => {
                 self.handle_peer(effects, now, session, revoked, until)
             }
+            Input::Profile { .. } => {}
             Input::ResetBudget { by } => {
                 self.budget.reset();
                 effects.push(Effect::BudgetReset { at: now, by });

@@ -5,7 +5,7 @@
 
 use gaitway_models::flow::Flow;
 use gaitway_models::replay::ReplayKind;
-use gaitway_models::{Assessment, Modality, TelemetryState};
+use gaitway_models::{Assessment, Modality, ProfileState, TelemetryState};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -15,8 +15,6 @@ use std::fmt;
 #[serde(default)]
 pub struct Facts {
     pub assessment: Assessment,
-    /// How unlike the account's usual hand the session is, 0 to 1; `None` without a profile.
-    pub owner_score: Option<f32>,
     /// How much of the latest movement had been seen before, 0 to 1; `None` until compared.
     pub replay_match: Option<f32>,
     /// How it repeats what had been seen; `None` if nothing does.
@@ -161,6 +159,7 @@ const SHARE: FactKind = FactKind::Double { least: 0.0, most: 1.0 };
 const AMOUNT: FactKind = FactKind::Double { least: 0.0, most: f64::INFINITY };
 const MODALITIES: &[&str] = &["none", "mouse", "touch", "keyboard", "mixed"];
 const REPLAY_KINDS: &[&str] = &["none", "exact", "shifted", "jittered"];
+const PROFILES: &[&str] = &["off", "learning", "ready"];
 const TELEMETRY: &[&str] = &["unexpected", "missing", "gathering", "sufficient", "damaged"];
 
 /// A single-precision figure as the decimal a person would write: `0.9_f32` is not `0.9` as a
@@ -252,11 +251,61 @@ pub static FACTS: &[Fact] = &[
     Fact {
         name: "owner.score",
         kind: SHARE,
-        doc: "How unlike the account's usual hand the session is; 0 without a profile.",
+        doc: "Probability, at even odds, that the latest block of mouse movement came from somebody else than the account's owner; 0 until one was judged.",
         tellable: true,
         of_request: false,
-        get: |facts| FactValue::Double(decimal(facts.owner_score.unwrap_or(0.0))),
-        set: double_setter!(|facts, value| facts.owner_score = Some(value as f32)),
+        get: |facts| FactValue::Double(decimal(facts.assessment.owner_score.unwrap_or(0.0))),
+        set: double_setter!(|facts, value| facts.assessment.owner_score = Some(value as f32)),
+    },
+    Fact {
+        name: "owner.evidence",
+        kind: AMOUNT,
+        doc: "Evidence for somebody else gathered over the whole session, in nats. Another device never moves it.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(decimal(facts.assessment.owner_evidence)),
+        set: double_setter!(|facts, value| facts.assessment.owner_evidence = value as f32),
+    },
+    Fact {
+        name: "owner.threshold",
+        kind: AMOUNT,
+        doc: "The evidence at which the running model doubts that it is the owner, in nats; beyond reach until a site has taught it.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Double(decimal(facts.assessment.owner_threshold)),
+        set: double_setter!(|facts, value| facts.assessment.owner_threshold = value as f32),
+    },
+    Fact {
+        name: "owner.calibrated",
+        kind: FactKind::Bool,
+        doc: "True once enough of the site's people stand behind that threshold.",
+        tellable: true,
+        of_request: false,
+        get: |facts| FactValue::Bool(facts.assessment.owner_calibrated),
+        set: setter!(Bool, |facts, value| facts.assessment.owner_calibrated = value),
+    },
+    Fact {
+        name: "owner.profile",
+        kind: FactKind::Text { words: PROFILES },
+        doc: "What is known of the owner on this device: off (nothing is kept), learning or ready.",
+        tellable: true,
+        of_request: false,
+        get: |facts| {
+            FactValue::Text(match facts.assessment.profile {
+                ProfileState::Off => "off",
+                ProfileState::Learning => "learning",
+                ProfileState::Ready => "ready",
+            })
+        },
+        set: |facts, value| {
+            facts.assessment.profile = match value {
+                FactValue::Text("off") => ProfileState::Off,
+                FactValue::Text("learning") => ProfileState::Learning,
+                FactValue::Text("ready") => ProfileState::Ready,
+                _ => return false,
+            };
+            true
+        },
     },
     Fact {
         name: "replay.match",

@@ -279,6 +279,7 @@ impl World {
             Input::ChallengePassed { session }
             | Input::StepUpPassed { session }
             | Input::Operator { session, .. }
+            | Input::Profile { session, .. }
             | Input::Peer { session, .. } => Some(*session),
             Input::Tick | Input::ResetBudget { .. } => None,
         };
@@ -383,6 +384,7 @@ impl Witness {
                     self.pardons.remove(session);
                     self.spoke.retain(|(spoken, ..), _| spoken != session);
                 }
+                Effect::Learnt { .. } => panic!("nobody gave a profile: {place}"),
                 Effect::BudgetTripped { account, cap, .. } => {
                     assert!(!was_tripped, "said once: {place}");
                     assert_eq!(account.is_some(), *cap == Cap::PerUserPerDay, "{place}");

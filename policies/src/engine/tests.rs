@@ -93,6 +93,7 @@ impl Story {
                 format!("{:?}/{:?}/{}", incident.mode, incident.action, incident.rule).to_lowercase()
             }
             Effect::Forget { .. } => "forget".into(),
+            Effect::Learnt { .. } => "learnt".into(),
             Effect::BudgetTripped { cap, account, .. } => {
                 format!("tripped:{cap:?}{}", if account.is_some() { ":account" } else { "" })
             }
