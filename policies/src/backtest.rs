@@ -79,9 +79,9 @@ pub struct Difference {
     pub newly: Vec<SessionId>,
     /// Shut out by the old policy only.
     pub spared: Vec<SessionId>,
-    /// By both, but at another second.
+    /// By both, but at another second, by another rule or action, or only one of them enforced.
     pub moved: Vec<SessionId>,
-    /// By both, at the same second.
+    /// By both, in the same way.
     pub same: usize,
 }
 
@@ -159,6 +159,12 @@ impl Replay {
     }
 }
 
+impl Verdict {
+    fn how(&self) -> (Timestamp, &str, Action, Mode) {
+        (self.at, &self.rule, self.action, self.mode)
+    }
+}
+
 impl Outcome {
     /// Users among those shut out.
     pub fn users_out(&self) -> BTreeSet<SubjectId> {
@@ -170,7 +176,7 @@ impl Outcome {
         for (session, verdict) in &self.out {
             match old.out.get(session) {
                 None => difference.newly.push(*session),
-                Some(before) if before.at != verdict.at => difference.moved.push(*session),
+                Some(before) if before.how() != verdict.how() => difference.moved.push(*session),
                 Some(_) => difference.same += 1,
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! Must not know: how an outcome came about. Everything that goes into markup is escaped here.
 
-use crate::backtest::{Difference, Outcome};
+use crate::backtest::{Difference, Outcome, Trip, Verdict};
+use crate::engine::Mode;
 use crate::identity::SessionId;
 use serde_json::json;
 use std::fmt::Write;
@@ -21,13 +22,7 @@ pub fn text(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
     let outcome = new.outcome;
     let _ = writeln!(out, "{} ({}): {}", new.name, outcome.policy_version, headline(outcome));
     for trip in &outcome.trips {
-        let scope =
-            if trip.account.is_some() { "one account is spared" } else { "the policy drops to shadow" };
-        let _ = writeln!(
-            out,
-            "  budget: cap {:?} of {} reached by rule {} at {}: {scope}",
-            trip.cap, trip.allowed, trip.rule, trip.at.0
-        );
+        let _ = writeln!(out, "  {}", tripped(trip));
     }
     for (rule, tally) in &outcome.rules {
         let action = tally.action.map(|action| format!("{action:?}").to_lowercase()).unwrap_or_default();
@@ -41,15 +36,11 @@ pub fn text(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
     }
     if let Some(old) = old {
         let _ = writeln!(out, "{} ({}): {}", old.name, old.outcome.policy_version, headline(old.outcome));
+        for trip in &old.outcome.trips {
+            let _ = writeln!(out, "  {}", tripped(trip));
+        }
         let difference = outcome.difference(old.outcome);
-        let _ = writeln!(
-            out,
-            "difference: {} newly out, {} spared, {} at another second, {} the same",
-            difference.newly.len(),
-            difference.spared.len(),
-            difference.moved.len(),
-            difference.same
-        );
+        let _ = writeln!(out, "difference: {}", changes(&difference));
         for (mark, session) in listed(&difference) {
             let _ = writeln!(out, "  {mark} {}", sentence(session, new, old));
         }
@@ -86,17 +77,15 @@ pub fn html(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
     if let Some(old) = old {
         let _ = write!(page, "<p>Against {}: {}</p>", escape(old.name), escape(&headline(old.outcome)));
     }
-    for trip in &new.outcome.trips {
-        let _ = write!(
-            page,
-            "<p class=loud>The budget's cap {:?} ({}) is reached by rule {}.</p>",
-            trip.cap,
-            trip.allowed,
-            escape(&trip.rule)
-        );
+    for (side, trip) in
+        std::iter::once(new).chain(old).flat_map(|s| s.outcome.trips.iter().map(move |t| (s, t)))
+    {
+        let _ = write!(page, "<p class=loud>{}, {}.</p>", escape(side.name), escape(&tripped(trip)));
     }
     page.push_str(&plot(new, old));
-    page.push_str("<h2>Rules</h2><table><tr><th>Rule<th>Action<th>Sessions<th>Enforced<th>In shadow");
+    page.push_str(
+        "<h2>Rules</h2><div class=wide><table><tr><th>Rule<th>Action<th>Sessions<th>Enforced<th>In shadow",
+    );
     for (rule, tally) in &new.outcome.rules {
         let action = tally.action.map(|action| format!("{action:?}")).unwrap_or_default();
         let _ = write!(
@@ -108,32 +97,67 @@ pub fn html(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
             tally.shadow
         );
     }
-    page.push_str("</table><h2>Sessions</h2><table><tr><th><th>Session");
-    match old {
-        Some(old) => {
-            for (mark, session) in listed(&new.outcome.difference(old.outcome)) {
-                let _ = write!(page, "<tr><td>{mark}<td>{}", escape(&sentence(session, new, old)));
-            }
-        }
-        None => {
-            for (session, verdict) in new.outcome.out.iter().take(LISTED_MAX) {
-                let _ = write!(
-                    page,
-                    "<tr><td>{:.0} s<td>{session}: {} — {}",
-                    verdict.second,
-                    escape(&verdict.rule),
-                    escape(&verdict.reason)
-                );
-            }
-        }
+    page.push_str("</table></div>");
+    if let Some(old) = old {
+        let difference = new.outcome.difference(old.outcome);
+        let _ = write!(page, "<h2>What changes</h2><p>{}</p>", changes(&difference));
+        let changed = difference.newly.len() + difference.spared.len() + difference.moved.len();
+        let rows = listed(&difference)
+            .map(|(mark, session)| format!("<tr><td>{mark}<td>{}", escape(&sentence(session, new, old))));
+        table(&mut page, "<th><th>Session", changed, rows);
     }
-    page.push_str("</table>\n");
+    page.push_str("<h2>Sessions out</h2>");
+    let rows = new.outcome.out.iter().map(|(session, verdict)| {
+        let (second, mode) = (verdict.second, mode(verdict));
+        let (rule, reason) = (escape(&verdict.rule), escape(&verdict.reason));
+        let user = verdict.user.map_or_else(|| "no login".into(), |user| user.to_string());
+        format!("<tr><td>{second:.0}<td>{rule}, {mode}: {reason}<td class=id>{session}<br>{user}")
+    });
+    table(&mut page, "<th>Second<th>Why<th>Session, user", new.outcome.out.len(), rows);
     page
 }
 
+/// The first rows of so many, and how many there are; a word in place of an empty table.
+fn table(page: &mut String, head: &str, of: usize, rows: impl Iterator<Item = String>) {
+    if of == 0 {
+        page.push_str("<p>None.</p>\n");
+        return;
+    }
+    let _ = write!(page, "<div class=wide><table><tr>{head}");
+    rows.take(LISTED_MAX).for_each(|row| page.push_str(&row));
+    page.push_str("</table></div>\n");
+    if of > LISTED_MAX {
+        let _ = write!(page, "<p>The first {LISTED_MAX} of {of}; as JSON the report has all.</p>\n");
+    }
+}
+
+fn changes(difference: &Difference) -> String {
+    format!(
+        "{} newly out, {} spared, {} out otherwise, {} the same",
+        difference.newly.len(),
+        difference.spared.len(),
+        difference.moved.len(),
+        difference.same
+    )
+}
+
+fn tripped(trip: &Trip) -> String {
+    let scope = if trip.account.is_some() { "one account is spared" } else { "the policy drops to shadow" };
+    format!(
+        "budget: cap {:?} of {} reached by rule {} at {}: {scope}",
+        trip.cap, trip.allowed, trip.rule, trip.at.0
+    )
+}
+
+fn mode(verdict: &Verdict) -> &'static str {
+    match verdict.mode {
+        Mode::Enforce => "enforced",
+        Mode::Shadow => "in shadow",
+    }
+}
+
 fn headline(outcome: &Outcome) -> String {
-    let enforced =
-        outcome.out.values().filter(|verdict| verdict.mode == crate::engine::Mode::Enforce).count();
+    let enforced = outcome.out.values().filter(|verdict| verdict.mode == Mode::Enforce).count();
     format!(
         "would shut out {} of {} sessions ({} of {} users; {} enforced, {} in shadow) over {:.0} session-minutes",
         outcome.out.len(),
@@ -155,7 +179,15 @@ fn listed(difference: &Difference) -> impl Iterator<Item = (&'static str, Sessio
 
 fn sentence(session: SessionId, new: &Side<'_>, old: &Side<'_>) -> String {
     let of = |side: &Side<'_>| match side.outcome.out.get(&session) {
-        Some(verdict) => format!("second {:.0} by {} ({})", verdict.second, verdict.rule, verdict.reason),
+        Some(verdict) => {
+            format!(
+                "second {:.0} by {}, {} ({})",
+                verdict.second,
+                verdict.rule,
+                mode(verdict),
+                verdict.reason
+            )
+        }
         None => "stays".into(),
     };
     let verdict = new.outcome.out.get(&session).or(old.outcome.out.get(&session));
@@ -184,9 +216,10 @@ fn plot(new: &Side<'_>, old: Option<&Side<'_>>) -> String {
         "<h2>When</h2><svg viewBox='-50 -10 {} {}' role=img aria-label='Sessions shut out over the second of their life'>\
          <path d='M0 0V{HEIGHT}H{WIDTH}' class=axis />\
          <text x=-8 y=8 text-anchor=end>{most:.0}</text><text x=-8 y={HEIGHT} text-anchor=end>0</text>\
-         <text x={WIDTH} y={} text-anchor=end>{longest:.0} s</text>",
+         <text x=0 y={} text-anchor=start>0 s</text><text x={WIDTH} y={} text-anchor=end>{longest:.0} s</text>",
         WIDTH + 60.0,
         HEIGHT + 40.0,
+        HEIGHT + 16.0,
         HEIGHT + 16.0
     );
     for (_, class, seconds) in &sides {
@@ -231,7 +264,7 @@ const PAGE_HEAD: &str = "<!doctype html>\n<html lang=en><meta charset=utf-8>\
 <style>:root{color-scheme:light dark;--text:#1b1b1b;--ground:#fff;--line:#ddd;--quiet:#666;--new:#b3261e;--old:#3b5bdb}\
 @media(prefers-color-scheme:dark){:root{--text:#e8ebef;--ground:#14171c;--line:#333a44;--quiet:#a0abb9;--new:#ff968d;--old:#9fb0ff}}\
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:var(--text);background:var(--ground);\
-overflow-wrap:anywhere}h1{font-size:1.6rem;line-height:1.25}h2{font-size:1.2rem;margin-top:2rem}\
+overflow-wrap:break-word}.wide{overflow-x:auto}.id{font-size:.8rem;overflow-wrap:anywhere;min-width:9rem}h1{font-size:1.6rem;line-height:1.25}h2{font-size:1.2rem;margin-top:2rem}\
 table{border-collapse:collapse;width:100%}td,th{padding:.3rem .6rem .3rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}\
 th{overflow-wrap:normal;font-size:.9rem;color:var(--quiet)}.loud{color:var(--new);font-weight:600}\
 .axis{stroke:var(--quiet);fill:none}svg{display:block;width:100%;max-width:44rem;font-size:13px;fill:var(--quiet)}\

@@ -58,9 +58,9 @@ fn it_says_who_and_when_and_what_changed() {
         new.yaml (2df1d1e3976f36a2): would shut out 2 of 4 sessions (1 of 2 users; 2 enforced, 0 in shadow) over 6 session-minutes
           rule out (logout): 2 sessions, 2 times enforced, 0 times in shadow
         live.yaml (8b00ef1b2b0dae92): would shut out 1 of 4 sessions (1 of 2 users; 1 enforced, 0 in shadow) over 6 session-minutes
-        difference: 1 newly out, 0 spared, 1 at another second, 0 the same
-          + s_02020202020202020202020202020202 (u_01010101010101010101010101010101): stays → second 90 by out (evidence 18)
-          ~ s_03030303030303030303030303030303 (u_01010101010101010101010101010101): second 100 by out (evidence 30) → second 60 by out (evidence 18)
+        difference: 1 newly out, 0 spared, 1 out otherwise, 0 the same
+          + s_02020202020202020202020202020202 (u_01010101010101010101010101010101): stays → second 90 by out, enforced (evidence 18)
+          ~ s_03030303030303030303030303030303 (u_01010101010101010101010101010101): second 100 by out, enforced (evidence 30) → second 60 by out, enforced (evidence 18)
     "#]]
     .assert_eq(&text(&new, Some(&old)));
     let parsed: serde_json::Value = serde_json::from_str(&json(&new, Some(&old))).unwrap();
@@ -75,6 +75,8 @@ fn its_own_budget_speaks_too() {
     assert_eq!(outcome.trips[0].cap, Cap::PerUserPerDay);
     let modes: Vec<Mode> = outcome.out.values().map(|verdict| verdict.mode).collect();
     assert_eq!(modes, [Mode::Shadow, Mode::Enforce], "the second is only told");
+    let difference = replay(&policies(18.0, ""), &recording()).difference(&outcome);
+    assert_eq!((difference.moved.len(), difference.same), (1, 1), "one would be enforced that was told");
 }
 
 #[test]
@@ -83,4 +85,14 @@ fn the_page_runs_nothing_and_escapes_everything() {
     let page = html(&Side { name: "<script>alert(1)</script>", outcome: &outcome }, None);
     assert!(!page.contains("<script"));
     assert!(page.contains("&lt;script&gt;") && page.contains("<svg") && page.contains("default-src 'none'"));
+    assert!(page.contains("<td>60<td>out, enforced: evidence 18<td class=id>s_0303"), "{page}");
+}
+
+#[test]
+fn a_comparison_without_a_difference_says_so_and_still_lists_who_is_out() {
+    let outcome = replay(&policies(18.0, ""), &recording());
+    let side = Side { name: "p.yaml", outcome: &outcome };
+    let page = html(&side, Some(&side));
+    assert!(page.contains("0 newly out, 0 spared, 0 out otherwise, 2 the same</p><p>None.</p>"), "{page}");
+    assert!(page.contains("evidence 18<td class=id>s_0303"), "{page}");
 }
