@@ -149,8 +149,10 @@ pub enum Effect {
     Forget {
         session: SessionId,
     },
-    /// A session that ended well has taught: what is to be kept of the person from now on.
+    /// A session that ended well has taught: what is to be kept of the person from now on. Comes before its
+    /// `Forget`.
     Learnt {
+        session: SessionId,
         subject: SubjectId,
         profile: Box<Profile>,
     },
