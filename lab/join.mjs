@@ -15,7 +15,7 @@ if (!out || folders.length === 0) {
 const fields = (line) => [...line.matchAll(/(?:^|,)("(?:[^"]|"")*"|[^,]*)/g)].map(([, field]) => field);
 
 const tables = folders.map((folder) => {
-  const [head, ...lines] = readFileSync(join(folder, 'index.csv'), 'utf8').trim().split('\n');
+  const [head, ...lines] = readFileSync(join(folder, 'index.csv'), 'utf8').trim().split(/\r?\n/);
   return { folder: resolve(folder), head: fields(head), rows: lines.map(fields) };
 });
 const columns = [...new Set(tables.flatMap((table) => table.head))];

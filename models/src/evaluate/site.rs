@@ -123,6 +123,7 @@ pub fn evaluate(
     let mut base = Artifact::decode(artifact)?;
     base.card.experts.clear();
     base.forests.clear();
+    base.people.clear();
     let seed = base.card.recipe.seed;
     let trial = Trial { base, recordings, contaminate, seed };
     let sources: BTreeSet<&str> =
@@ -540,3 +541,40 @@ const BY_USER: &str = "half the people, by name";
 const BY_RECORDING: &str = "half of each name's recordings: fewer than six names are devices";
 /// Recordings of hidden bots, repeated ones included, in one lesson.
 const HIDDEN_SESSIONS_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{BotKind, Visitor};
+
+    fn recording(name: String, source: &str, family: Option<BotKind>, mut visitor: Visitor) -> Recording {
+        Recording {
+            session: name.clone(),
+            source: source.into(),
+            user: name,
+            label: if family.is_some() { Label::Bot } else { Label::Human },
+            family: family.map(|kind| format!("sim_{}", kind.name())),
+            licence: String::new(),
+            note: String::new(),
+            marks: Marks::default(),
+            environment: None,
+            events: (0..60).flat_map(|_| visitor.next_batch(2.0).events).collect(),
+        }
+    }
+
+    #[test]
+    fn the_shipped_model_lends_its_bank_to_a_site_never_seen_with_bots_hidden_among_its_people() {
+        let people =
+            (0..24).map(|i| recording(format!("person {i}"), "here", None, Visitor::person(300 + i)));
+        let bots = (0..8).map(|i| {
+            let kind = BotKind::JitteredLinear;
+            recording(format!("bot {i}"), "elsewhere", Some(kind), Visitor::bot(kind, 60 + i))
+        });
+        let recordings: Vec<Recording> = people.chain(bots).collect();
+        let report = evaluate(crate::DEFAULT_MODEL, &recordings, 0.1, &mut |_| ()).unwrap();
+        let [site] = &report.sites[..] else { panic!("{report:?}") };
+        assert_eq!((site.source.as_str(), site.people, site.lessons.len()), ("here", 24, 2));
+        assert!(site.lessons.iter().all(|lesson| lesson.hidden_windows > 0), "{:?}", site.lessons);
+        assert!(site.auc.value > 0.9 && site.recall.value > 0.8, "{site:?}");
+    }
+}
