@@ -1,4 +1,5 @@
-//! What must survive a restart: incidents with their outstanding steps, and the audit trail.
+//! What must survive a restart: incidents with their outstanding steps, the audit trail, and people's
+//! profiles where they are kept.
 //!
 //! Two databases hold the same tables: SQLite for one process, PostgreSQL for several replicas.
 //! Both pass one conformance suite. Must not know: what the steps do.
@@ -14,7 +15,7 @@ use crate::revocation::{Revocation, Scope};
 use async_trait::async_trait;
 use gaitway_models::Timestamp;
 use gaitway_policies::engine::{Action, Mode};
-use gaitway_policies::{Incident, SessionId};
+use gaitway_policies::{Incident, SessionId, SubjectId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -89,6 +90,21 @@ pub struct IncidentFilter {
     pub limit: u32,
 }
 
+/// What is kept of a person, opaque here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileRow {
+    /// `None`: forgotten, as far as the store is concerned for ever.
+    pub bytes: Option<Vec<u8>>,
+    pub version: ProfileVersion,
+}
+
+/// When a profile was written or forgotten; later changes have later versions, whatever the clocks say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProfileVersion(Timestamp);
+
+/// Largest profile the store takes, sealed, in bytes; the tables say so too.
+pub const PROFILE_ROW_BYTES_MAX: usize = 256 * 1024;
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the store is unavailable: {0}")]
@@ -136,6 +152,25 @@ pub trait Store: Send + Sync {
     /// Deletes incidents and audit records older than `before`; returns how many. Incidents with a
     /// pending step stay, so do revocations that ended later than `before`, and their pardons.
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError>;
+    /// What is kept of a person; `None` if they were never written nor forgotten.
+    async fn profile(&self, subject: SubjectId) -> Result<Option<ProfileRow>, StoreError>;
+    /// Replaces the profile that was read as version `over` (`None`: there was none). False, and nothing
+    /// changes, if it was written or forgotten since, here or by another replica: a false "yes" would
+    /// bring back what somebody asked to forget, a false "no" costs a session's lesson.
+    async fn save_profile(
+        &self,
+        subject: SubjectId,
+        bytes: &[u8],
+        over: Option<ProfileVersion>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+    /// Forgets a person and keeps sessions that still remember them from writing; true if anything was
+    /// known.
+    async fn forget_profile(&self, subject: SubjectId, now: Timestamp) -> Result<bool, StoreError>;
+    /// Deletes profiles, and what is left of forgotten ones, not written since `before`; returns how many.
+    async fn expire_profiles(&self, before: Timestamp) -> Result<u64, StoreError>;
+    /// People of whom anything is known.
+    async fn profiles(&self) -> Result<u64, StoreError>;
 }
 
 /// What carrying out an incident means for the board of revocations. One definition for the outbox,

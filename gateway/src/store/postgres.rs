@@ -51,6 +51,7 @@ sql::implement_store!(PostgresStore, shared: true, begin: "BEGIN", error: unavai
 const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/postgres/0001_incidents.sql"),
     include_str!("../../migrations/postgres/0002_audit_version.sql"),
+    include_str!("../../migrations/postgres/0003_profiles.sql"),
 ];
 
 /// A replica holds few connections, because PostgreSQL allows about a hundred in all.

@@ -1,9 +1,12 @@
 //! The statements both databases share, and the code around them.
 //!
-//! Only types that SQLite and PostgreSQL read alike occur: TEXT and BIGINT. `$1` is a parameter in
-//! both. Must not know: how a connection is made.
+//! Only types that SQLite and PostgreSQL read alike occur: TEXT, BIGINT and plain bytes. `$1` is a
+//! parameter in both. Must not know: how a connection is made.
 
-use super::{AuditRecord, BoardEffect, IncidentRow, Step, StepState, StoreError, audit_word, in_force_until};
+use super::{
+    AuditRecord, BoardEffect, IncidentRow, ProfileRow, ProfileVersion, Step, StepState, StoreError,
+    audit_word, in_force_until,
+};
 use crate::revocation::{Revocation, Scope};
 use gaitway_models::Timestamp;
 use gaitway_policies::Incident;
@@ -217,27 +220,97 @@ macro_rules! implement_store {
                 &self,
                 before: gaitway_models::Timestamp,
             ) -> Result<u64, crate::store::StoreError> {
-                let mut pruned = 0;
-                for statement in [sql::PRUNE_INCIDENTS, sql::PRUNE_AUDIT] {
-                    loop {
-                        let deleted = sqlx::query(statement)
-                            .bind(sql::milliseconds(before))
-                            .bind(sql::PRUNE_ROWS)
-                            .execute(&self.writer)
-                            .await
-                            .map_err($error)?
-                            .rows_affected();
-                        pruned += deleted;
-                        if deleted == 0 {
-                            break;
-                        }
-                    }
+                Ok(self.prune_with(sql::PRUNE_INCIDENTS, before).await?
+                    + self.prune_with(sql::PRUNE_AUDIT, before).await?)
+            }
+
+            async fn profile(
+                &self,
+                subject: gaitway_policies::SubjectId,
+            ) -> Result<Option<crate::store::ProfileRow>, crate::store::StoreError> {
+                let row = sqlx::query(sql::SELECT_PROFILE)
+                    .bind(subject.to_string())
+                    .fetch_optional(&self.reader)
+                    .await
+                    .map_err($error)?;
+                row.as_ref().map(sql::profile_row).transpose()
+            }
+
+            async fn save_profile(
+                &self,
+                subject: gaitway_policies::SubjectId,
+                bytes: &[u8],
+                over: Option<crate::store::ProfileVersion>,
+                now: gaitway_models::Timestamp,
+            ) -> Result<bool, crate::store::StoreError> {
+                let statement = if over.is_some() { sql::UPDATE_PROFILE } else { sql::INSERT_PROFILE };
+                let mut query =
+                    sqlx::query(statement).bind(subject.to_string()).bind(bytes).bind(sql::milliseconds(now));
+                if let Some(crate::store::ProfileVersion(at)) = over {
+                    query = query.bind(sql::milliseconds(at));
                 }
-                Ok(pruned)
+                let saved = query.execute(&self.writer).await.map_err($error)?;
+                Ok(saved.rows_affected() > 0)
+            }
+
+            async fn forget_profile(
+                &self,
+                subject: gaitway_policies::SubjectId,
+                now: gaitway_models::Timestamp,
+            ) -> Result<bool, crate::store::StoreError> {
+                let mut transaction = self.writer.begin_with($begin).await.map_err($error)?;
+                let known = sqlx::query(sql::LOCK_PROFILE)
+                    .bind(subject.to_string())
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err($error)?;
+                sqlx::query(sql::FORGET_PROFILE)
+                    .bind(subject.to_string())
+                    .bind(sql::milliseconds(now))
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err($error)?;
+                transaction.commit().await.map_err($error)?;
+                Ok(known.rows_affected() > 0)
+            }
+
+            async fn expire_profiles(
+                &self,
+                before: gaitway_models::Timestamp,
+            ) -> Result<u64, crate::store::StoreError> {
+                self.prune_with(sql::EXPIRE_PROFILES, before).await
+            }
+
+            async fn profiles(&self) -> Result<u64, crate::store::StoreError> {
+                let count: i64 =
+                    sqlx::query_scalar(sql::COUNT_PROFILES).fetch_one(&self.reader).await.map_err($error)?;
+                Ok(u64::try_from(count).unwrap_or(0))
             }
         }
 
         impl $store {
+            /// Deletes what the statement names as older than `before`, a few rows at a time.
+            async fn prune_with(
+                &self,
+                statement: &'static str,
+                before: gaitway_models::Timestamp,
+            ) -> Result<u64, crate::store::StoreError> {
+                let mut pruned = 0;
+                loop {
+                    let deleted = sqlx::query(statement)
+                        .bind(sql::milliseconds(before))
+                        .bind(sql::PRUNE_ROWS)
+                        .execute(&self.writer)
+                        .await
+                        .map_err($error)?
+                        .rows_affected();
+                    pruned += deleted;
+                    if deleted == 0 {
+                        return Ok(pruned);
+                    }
+                }
+            }
+
             /// Incidents with this step, or any, due by `now`, oldest first.
             async fn due_steps(
                 &self,
@@ -368,6 +441,46 @@ pub(super) const PRUNE_INCIDENTS: &str = "DELETE FROM gaitway_incidents WHERE nu
 pub(super) const PRUNE_AUDIT: &str = "DELETE FROM gaitway_audit WHERE number IN \
     (SELECT number FROM gaitway_audit WHERE at_ms < $1 LIMIT $2)";
 
+pub(super) const SELECT_PROFILE: &str = "SELECT body, updated_ms FROM gaitway_profiles WHERE subject = $1";
+
+pub(super) const INSERT_PROFILE: &str = "INSERT INTO gaitway_profiles (subject, body, updated_ms) \
+    VALUES ($1, $2, $3) ON CONFLICT (subject) DO NOTHING";
+
+/// A version is never given twice, even if a replica's clock is behind.
+macro_rules! next_version {
+    ($now:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $now,
+            " > gaitway_profiles.updated_ms THEN ",
+            $now,
+            " ELSE gaitway_profiles.updated_ms + 1 END"
+        )
+    };
+}
+
+pub(super) const UPDATE_PROFILE: &str = concat!(
+    "UPDATE gaitway_profiles SET body = $2, updated_ms = ",
+    next_version!("$3"),
+    " WHERE subject = $1 AND updated_ms = $4"
+);
+
+/// Finds out whether anything is known, and keeps others from writing until the transaction ends.
+pub(super) const LOCK_PROFILE: &str =
+    "UPDATE gaitway_profiles SET body = NULL WHERE subject = $1 AND body IS NOT NULL";
+
+pub(super) const FORGET_PROFILE: &str = concat!(
+    "INSERT INTO gaitway_profiles (subject, body, updated_ms) VALUES ($1, NULL, $2) \
+     ON CONFLICT (subject) DO UPDATE SET body = NULL, updated_ms = ",
+    next_version!("$2")
+);
+
+pub(super) const EXPIRE_PROFILES: &str = "DELETE FROM gaitway_profiles WHERE subject IN \
+    (SELECT subject FROM gaitway_profiles WHERE updated_ms < $1 LIMIT $2)";
+
+pub(super) const COUNT_PROFILES: &str =
+    "SELECT CAST(COUNT(*) AS BIGINT) FROM gaitway_profiles WHERE body IS NOT NULL";
+
 /// Rows deleted in one transaction, so that pruning never holds up an incident for long.
 pub(super) const PRUNE_ROWS: i64 = 500;
 /// The board's own largest size; see `revocation.entries_max`.
@@ -449,7 +562,9 @@ fn finite(incident: &Incident) -> Incident {
     };
     let assessment = &mut incident.facts.assessment;
     assessment.bot_score = assessment.bot_score.filter(|score| score.is_finite());
+    assessment.owner_score = assessment.owner_score.filter(|score| score.is_finite());
     mend(&mut assessment.bot_evidence);
+    mend(&mut assessment.owner_evidence);
     mend(&mut assessment.evidence.seconds);
     for reason in &mut assessment.reasons {
         for number in
@@ -549,6 +664,19 @@ where
         why: column(row, "why")?,
         policy_version: column(row, "policy_version")?,
     })
+}
+
+pub(super) fn profile_row<R>(row: &R) -> Result<ProfileRow, StoreError>
+where
+    R: Row,
+    for<'r> Vec<u8>: Decode<'r, R::Database>,
+    Vec<u8>: Type<R::Database>,
+    for<'r> i64: Decode<'r, R::Database>,
+    i64: Type<R::Database>,
+    for<'c> &'c str: ColumnIndex<R>,
+{
+    let version = ProfileVersion(timestamp(column(row, "updated_ms")?));
+    Ok(ProfileRow { bytes: column(row, "body")?, version })
 }
 
 /// Appends the revocations of one incident that no pardon has lifted.

@@ -1,7 +1,7 @@
 //! Incidents as the engine makes them, and a wait on a condition.
 
 use gaitway_models::Timestamp;
-use gaitway_models::detector::{Assessment, Evidence, Modality, Reason, TelemetryState};
+use gaitway_models::detector::{Assessment, Evidence, Modality, ProfileState, Reason, TelemetryState};
 use gaitway_policies::engine::{Action, Mode};
 use gaitway_policies::facts::Facts;
 use gaitway_policies::{Identity, Incident, SessionId, SubjectId, TokenId};
@@ -57,6 +57,11 @@ fn assessment() -> Assessment {
         }],
         calibrated: true,
         automation: false,
+        owner_score: Some(0.25),
+        owner_evidence: 1.5,
+        owner_threshold: 9.0,
+        owner_calibrated: true,
+        profile: ProfileState::Ready,
         model: "00112233445566aa".into(),
     }
 }

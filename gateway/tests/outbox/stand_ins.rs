@@ -3,9 +3,11 @@
 use async_trait::async_trait;
 use gaitway::alert::{AlertError, AlertSink};
 use gaitway::revocation::Revocation;
-use gaitway::store::{AuditRecord, IncidentFilter, IncidentRow, Step, Store, StoreError};
+use gaitway::store::{
+    AuditRecord, IncidentFilter, IncidentRow, ProfileRow, ProfileVersion, Step, Store, StoreError,
+};
 use gaitway_models::Timestamp;
-use gaitway_policies::Incident;
+use gaitway_policies::{Incident, SubjectId};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -178,5 +180,28 @@ impl Store for Switch {
     }
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.write()?.prune(before).await
+    }
+    async fn profile(&self, subject: SubjectId) -> Result<Option<ProfileRow>, StoreError> {
+        self.pass("before profile".into()).await;
+        self.read()?.profile(subject).await
+    }
+    async fn save_profile(
+        &self,
+        subject: SubjectId,
+        bytes: &[u8],
+        over: Option<ProfileVersion>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.pass("before save".into()).await;
+        self.write()?.save_profile(subject, bytes, over, now).await
+    }
+    async fn forget_profile(&self, subject: SubjectId, now: Timestamp) -> Result<bool, StoreError> {
+        self.write()?.forget_profile(subject, now).await
+    }
+    async fn expire_profiles(&self, before: Timestamp) -> Result<u64, StoreError> {
+        self.write()?.expire_profiles(before).await
+    }
+    async fn profiles(&self) -> Result<u64, StoreError> {
+        self.read()?.profiles().await
     }
 }

@@ -59,6 +59,12 @@ const CLAIMS: &[(&str, Claim)] = claims![
     pruning_keeps_what_is_unfinished_or_in_force,
     a_pardon_outlives_the_revocation_it_lifted,
     concurrent_records_all_arrive,
+    a_profile_comes_back_and_an_older_one_never_replaces_it,
+    of_many_who_learnt_from_one_profile_one_writes,
+    who_is_forgotten_is_not_written_back_by_those_who_remember,
+    versions_rise_even_if_a_clock_is_behind,
+    profiles_expire_and_leave_no_trace,
+    a_profile_that_is_too_large_is_refused,
 ];
 
 async fn an_incident_comes_back_as_it_was_recorded(store: &dyn Store) {
@@ -339,6 +345,93 @@ async fn concurrent_records_all_arrive(store: &dyn Store) {
         outcome.unwrap();
     }
     assert_eq!(store.due(NOW, 100).await.unwrap().len(), 40);
+}
+
+const ALICE: SubjectId = SubjectId([1; 16]);
+const BOB: SubjectId = SubjectId([2; 16]);
+
+async fn a_profile_comes_back_and_an_older_one_never_replaces_it(store: &dyn Store) {
+    assert_eq!(store.profile(ALICE).await.unwrap(), None);
+    let bytes: Vec<u8> = (0..=255).collect();
+    assert!(store.save_profile(ALICE, &bytes, None, NOW).await.unwrap());
+    let first = store.profile(ALICE).await.unwrap().unwrap();
+    assert_eq!(first.bytes.as_deref(), Some(&bytes[..]));
+    assert_eq!(store.profile(BOB).await.unwrap(), None);
+    assert!(!store.save_profile(ALICE, b"from nothing", None, later(1)).await.unwrap());
+    assert!(store.save_profile(ALICE, b"second", Some(first.version), later(1)).await.unwrap());
+    assert!(!store.save_profile(ALICE, b"also", Some(first.version), later(2)).await.unwrap());
+    assert!(!store.save_profile(BOB, b"gone", Some(first.version), later(2)).await.unwrap());
+    assert_eq!(store.profile(ALICE).await.unwrap().unwrap().bytes.as_deref(), Some(&b"second"[..]));
+    assert_eq!(store.profiles().await.unwrap(), 1);
+}
+
+async fn of_many_who_learnt_from_one_profile_one_writes(store: &dyn Store) {
+    for over in [None, Some(())] {
+        let over = match over {
+            None => None,
+            Some(()) => Some(store.profile(ALICE).await.unwrap().unwrap().version),
+        };
+        let lessons: Vec<[u8; 1]> = (0..20).map(|number| [number]).collect();
+        let saves = lessons.iter().map(|bytes| store.save_profile(ALICE, bytes, over, NOW));
+        let saved = futures_util::future::join_all(saves).await;
+        let winners: Vec<usize> = (0..20).filter(|number| *saved[*number].as_ref().unwrap()).collect();
+        assert_eq!(winners.len(), 1, "{winners:?}");
+        let kept = store.profile(ALICE).await.unwrap().unwrap().bytes.unwrap();
+        assert_eq!(kept, lessons[winners[0]]);
+    }
+}
+
+async fn who_is_forgotten_is_not_written_back_by_those_who_remember(store: &dyn Store) {
+    store.save_profile(ALICE, b"known", None, NOW).await.unwrap();
+    let remembered = store.profile(ALICE).await.unwrap().unwrap().version;
+    assert!(store.forget_profile(ALICE, later(1)).await.unwrap());
+    assert!(!store.save_profile(ALICE, b"learnt", Some(remembered), later(2)).await.unwrap());
+    let forgotten = store.profile(ALICE).await.unwrap().unwrap();
+    assert_eq!(forgotten.bytes, None);
+    assert_eq!(store.profiles().await.unwrap(), 0);
+    assert!(!store.forget_profile(ALICE, later(3)).await.unwrap(), "nothing was known any more");
+    assert!(!store.save_profile(ALICE, b"learnt", Some(forgotten.version), later(4)).await.unwrap());
+    // A session that knew of nobody must not write either; one that starts after it may.
+    assert!(!store.forget_profile(BOB, NOW).await.unwrap());
+    assert!(!store.save_profile(BOB, b"learnt", None, later(1)).await.unwrap());
+    let version = store.profile(BOB).await.unwrap().unwrap().version;
+    assert!(store.save_profile(BOB, b"anew", Some(version), later(5)).await.unwrap());
+    assert_eq!(store.profile(BOB).await.unwrap().unwrap().bytes.as_deref(), Some(&b"anew"[..]));
+}
+
+async fn versions_rise_even_if_a_clock_is_behind(store: &dyn Store) {
+    store.save_profile(ALICE, b"1", None, later(60)).await.unwrap();
+    let first = store.profile(ALICE).await.unwrap().unwrap().version;
+    assert!(store.save_profile(ALICE, b"2", Some(first), NOW).await.unwrap());
+    assert!(!store.save_profile(ALICE, b"3", Some(first), NOW).await.unwrap());
+    let second = store.profile(ALICE).await.unwrap().unwrap().version;
+    store.forget_profile(ALICE, NOW).await.unwrap();
+    assert!(!store.save_profile(ALICE, b"4", Some(second), NOW).await.unwrap());
+}
+
+async fn profiles_expire_and_leave_no_trace(store: &dyn Store) {
+    let day = 24 * 3600;
+    for number in 0..=255 {
+        for more in 0..3 {
+            let subject = SubjectId([number, more, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+            store.save_profile(subject, b"old", None, NOW).await.unwrap();
+        }
+    }
+    store.forget_profile(ALICE, NOW).await.unwrap();
+    store.save_profile(BOB, b"young", None, later(2 * day)).await.unwrap();
+    assert_eq!(store.expire_profiles(later(day)).await.unwrap(), 3 * 256 + 1);
+    assert_eq!(store.profiles().await.unwrap(), 1);
+    assert_eq!(store.profile(ALICE).await.unwrap(), None, "that she was forgotten is forgotten too");
+    assert_eq!(store.expire_profiles(later(day)).await.unwrap(), 0);
+}
+
+async fn a_profile_that_is_too_large_is_refused(store: &dyn Store) {
+    let largest = vec![7; store::PROFILE_ROW_BYTES_MAX];
+    assert!(store.save_profile(ALICE, &largest, None, NOW).await.unwrap());
+    assert_eq!(store.profile(ALICE).await.unwrap().unwrap().bytes, Some(largest));
+    let over = vec![7; store::PROFILE_ROW_BYTES_MAX + 1];
+    store.save_profile(BOB, &over, None, NOW).await.unwrap_err();
+    assert_eq!(store.profile(BOB).await.unwrap(), None);
 }
 
 #[tokio::test]
