@@ -9,10 +9,11 @@ use crate::edge::pages::Pages;
 use crate::edge::sockets::Sockets;
 use crate::ops::{InForce, ModelInForce, OpsState};
 use crate::outbox::{Outbox, OutboxLimits};
+use crate::profiles::Profiles;
 use crate::proxy::Gateway;
 use crate::proxy::country::Countries;
-use crate::proxy::identity::Identifier;
 use crate::proxy::identity::login::Login;
+use crate::proxy::identity::{Identifier, Namesakes};
 use crate::proxy::limits::Connections;
 use crate::proxy::listen::{Front, TlsFront};
 use crate::proxy::rates::Rates;
@@ -105,8 +106,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     sinks.extend(app_logout.iter().map(|sink| sink.clone() as Arc<dyn AlertSink>));
-    let outbox = Outbox::start(store.clone(), revocations.clone(), sinks, OutboxLimits::default()).await;
+    let limits = OutboxLimits { profile_retention: config.profiles.retention(), ..OutboxLimits::default() };
+    let outbox = Outbox::start(store.clone(), revocations.clone(), sinks, limits).await;
 
+    let profiles = Profiles::start(&config.profiles, store.clone(), secret.clone());
+    let knows_people = config.profiles.enabled && detector.knows_owners();
+    if config.profiles.enabled && !knows_people {
+        warn!(
+            "profiles.enabled has no effect: this model does not know how people differ; let `gaitway learn` \
+             make one of this site's recordings and name it in models.artifact"
+        );
+    }
     let recorder = Recorder::start(&config.recording)?;
     let standings = Arc::new(Standings::new());
     let limits = EngineLimits {
@@ -126,9 +136,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             standings: standings.clone(),
             outbox: outbox.clone(),
             recorder: recorder.clone(),
+            profiles: knows_people.then(|| profiles.clone()),
         },
     );
     let connections = Connections::new(&config);
+    let namesakes = Namesakes::new(&config.identity, secret.clone());
     let edge = Arc::new(Edge::new(&config, secret, shards.clone(), standings.clone(), pages, login.clone()));
     let sockets = edge.sockets.clone();
     let rates = Arc::new(Rates::new(config.limits.rate_buckets_max)?);
@@ -149,8 +161,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let listener = bind(config.listen, "listen").await?;
     let ops_listener = bind(config.ops.listen, "ops.listen").await?;
-    let ops_state =
-        OpsState::new(&config, shards.clone(), store, revocations.clone(), outbox.clone(), in_force.clone())?;
+    let ops_state = OpsState::new(
+        &config,
+        shards.clone(),
+        store,
+        revocations.clone(),
+        outbox.clone(),
+        (profiles.clone(), namesakes),
+        in_force.clone(),
+    )?;
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(upstream.keep_resolving());
     tokio::spawn(tls.keep_reloading());
@@ -195,6 +214,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         warn!(connections = connections.open(), "closing connections that did not end in time");
     }
     outbox.drain(drain).await;
+    profiles.drain(drain).await;
     for overrun in rates.take_overruns(Duration::ZERO) {
         ops_state.audit_limit(overrun).await;
     }

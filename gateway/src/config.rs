@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[macro_use]
 pub mod settings;
@@ -45,6 +46,8 @@ settings! {
         pub policy: Policy,
         /// What is written down of sessions, for back-tests and for learning the site.
         pub recording: Recording,
+        /// What is kept of each person's hand, to tell an account's owner from somebody else.
+        pub profiles: Profiles,
         /// Where ended sessions are remembered and shared.
         pub revocation: Revocation,
         /// Where incidents and the audit trail are kept.
@@ -361,6 +364,20 @@ settings! {
 settings! {
     #[derive(Clone, Debug, Deserialize, Serialize)]
     #[serde(deny_unknown_fields, default)]
+    pub struct Profiles {
+        /// Keep a profile of everybody who logs in. Read PRIVACY.md first: this may be biometric data. Needs
+        /// a model that knows how people differ (`gaitway learn`).
+        pub enabled: bool,
+        /// Days a profile is kept after the last session that it learnt from, also once it is switched off.
+        pub retention_days: u32,
+        /// Live sessions that know their person at most, about 100 kB each; others are not judged by it.
+        pub live_max: usize,
+    }
+}
+
+settings! {
+    #[derive(Clone, Debug, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
     pub struct Revocation {
         /// `redis://` or `rediss://` address shared by all replicas; absent: embedded in this process
         /// and its store. Sentinels as `redis+sentinel://host:port,host:port/master-name`, a Cluster as
@@ -538,6 +555,7 @@ impl Default for Config {
             models: Models::default(),
             policy: Policy::default(),
             recording: Recording::default(),
+            profiles: Profiles::default(),
             revocation: Revocation::default(),
             store: Store::default(),
             alerts: Alerts { mail: None, webhook: None, mails_per_hour_max: 60, ops_url: None },
@@ -696,6 +714,18 @@ impl Default for Recording {
             bytes_max: 10 * 1024 * 1024 * 1024,
             free_bytes_min: 1024 * 1024 * 1024,
         }
+    }
+}
+
+impl Default for Profiles {
+    fn default() -> Profiles {
+        Profiles { enabled: false, retention_days: 90, live_max: 10_000 }
+    }
+}
+
+impl Profiles {
+    pub fn retention(&self) -> Duration {
+        Duration::from_secs(u64::from(self.retention_days) * 24 * 3600)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod logging;
 pub mod metrics;
 pub mod ops;
 pub mod outbox;
+pub mod profiles;
 pub mod proxy;
 pub mod recorder;
 pub mod revocation;

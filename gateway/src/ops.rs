@@ -10,13 +10,16 @@ mod listener;
 pub(crate) mod tests;
 
 pub use api::{
-    Acted, Explained, Incidents, RefusedView, SessionCounts, SessionDetail, SessionView, Sessions, Status,
+    Acted, Explained, Forgot, Incidents, RefusedView, SessionCounts, SessionDetail, SessionView, Sessions,
+    Status,
 };
 pub use door::{OPERATOR_HEADER, PASSWORD_FILE, PasswordError, password_file, read_password};
 
 use crate::clock;
 use crate::config::Config;
 use crate::outbox::Outbox;
+use crate::profiles::Profiles;
+use crate::proxy::identity::Namesakes;
 use crate::proxy::rates::Overrun;
 use crate::revocation::Revocations;
 use crate::shards::Shards;
@@ -52,6 +55,8 @@ pub struct OpsState {
     revocations: Arc<Revocations>,
     /// For actions on sessions that no shard remembers; all others go through a shard.
     outbox: Arc<Outbox>,
+    profiles: Arc<Profiles>,
+    namesakes: Namesakes,
     in_force: ArcSwap<InForce>,
     /// How long an operator's action on a session that is no longer live holds at least.
     action_life: Duration,
@@ -126,6 +131,7 @@ impl OpsState {
         store: Arc<dyn Store>,
         revocations: Arc<Revocations>,
         outbox: Arc<Outbox>,
+        (profiles, namesakes): (Arc<Profiles>, Namesakes),
         in_force: InForce,
     ) -> Result<Arc<OpsState>, PasswordError> {
         let password = Password::load(config)?;
@@ -139,6 +145,8 @@ impl OpsState {
             store,
             revocations,
             outbox,
+            profiles,
+            namesakes,
             in_force: ArcSwap::from_pointee(in_force),
             action_life: Duration::from_secs(config.revocation.default_ttl_seconds),
             started: clock::now(),
@@ -240,6 +248,7 @@ fn router(state: Arc<OpsState>) -> Router {
         .route("/incidents/{id}/pardon", post(api::pardon_incident))
         .route("/audit", get(api::audit))
         .route("/budget/reset", post(api::reset_budget))
+        .route("/profiles/forget", post(api::forget))
         .fallback(|| async { api::Refusal::new(StatusCode::NOT_FOUND, "There is nothing here.") });
     page()
         .nest("/api", api)

@@ -54,6 +54,8 @@ pub struct OutboxLimits {
     pub give_up: Duration,
     /// How long incidents and audit records are kept: long enough for a quarterly review.
     pub retention: Duration,
+    /// How long a person's profile is kept that no session has taught anything.
+    pub profile_retention: Duration,
     /// How often the table is asked for steps that became due.
     pub poll: Duration,
     /// Deliveries of one sink at the same time.
@@ -76,6 +78,7 @@ impl Default for OutboxLimits {
             lease: Duration::from_secs(180),
             give_up: Duration::from_secs(7 * 24 * 3600),
             retention: Duration::from_secs(90 * 24 * 3600),
+            profile_retention: Duration::from_secs(90 * 24 * 3600),
             poll: Duration::from_secs(1),
             deliveries_max: 4,
             hour: Duration::from_secs(3600),
@@ -432,12 +435,17 @@ impl Work {
 
     async fn sweep(&self) {
         self.give_up_unknown().await;
-        let retention = u64::try_from(self.limits.retention.as_millis()).unwrap_or(u64::MAX);
-        let before = Timestamp(clock::now().0.saturating_sub(retention));
-        match self.store.prune(before).await {
+        match self.store.prune(before(self.limits.retention)).await {
             Ok(0) => {}
             Ok(records) => tracing::info!(records, "deleted records past their retention"),
             Err(error) => tracing::warn!(%error, "cannot delete old records now"),
+        }
+        match self.store.expire_profiles(before(self.limits.profile_retention)).await {
+            Ok(expired) => metrics::counter!("gaitway_profiles_expired_total").increment(expired),
+            Err(error) => tracing::warn!(%error, "cannot delete old profiles now"),
+        }
+        if let Ok(people) = self.store.profiles().await {
+            metrics::gauge!("gaitway_profiles").set(people as f64);
         }
     }
 
@@ -528,6 +536,11 @@ impl Work {
             }
         }
     }
+}
+
+/// The moment this long ago.
+fn before(span: Duration) -> Timestamp {
+    Timestamp(clock::now().0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
 }
 
 const UNKNOWN_SINK_RETRY: Duration = Duration::from_secs(3600);

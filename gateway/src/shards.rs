@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::outbox::Outbox;
+use crate::profiles::{Loaded, Profiles, Register};
 use crate::recorder::{Recorder, Tap};
 use crate::standing::Standings;
 use gaitway_models::Detector;
@@ -12,7 +13,7 @@ use gaitway_models::replay::{MEMORY_SHINGLES, Memory, SharedMemory};
 use gaitway_policies::budget::Cap;
 use gaitway_policies::engine::{Action, EngineLimits, Mode, OperatorAction, SessionSummary};
 use gaitway_policies::facts::Facts;
-use gaitway_policies::{Effect, Engine, Incident, Input, PolicySet, SessionId, SharedBudget};
+use gaitway_policies::{Effect, Engine, Incident, Input, PolicySet, SessionId, SharedBudget, SubjectId};
 use metrics::{counter, gauge};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub outbox: Arc<Outbox>,
     /// `None`: nothing is recorded.
     pub recorder: Option<Arc<Recorder>>,
+    /// `None`: no session knows its person.
+    pub profiles: Option<Arc<Profiles>>,
 }
 
 /// The handle to all shards.
@@ -63,6 +66,8 @@ enum Message {
     Sessions { limit: usize, reply: oneshot::Sender<Vec<SessionSummary>> },
     Session { id: SessionId, reply: oneshot::Sender<Option<Box<SessionSummary>>> },
     Facts { id: SessionId, reply: oneshot::Sender<Option<Box<(Arc<PolicySet>, Facts)>>> },
+    Profile(Loaded),
+    ForgetProfile(SubjectId),
     Reload(Arc<PolicySet>),
 }
 
@@ -90,6 +95,8 @@ impl Shards {
                     outbox: parts.outbox.clone(),
                     tap: parts.recorder.as_ref().map(Recorder::tap),
                     memory: memory.clone(),
+                    register: parts.profiles.as_ref().map(|profiles| profiles.register(count)),
+                    own: sender.downgrade(),
                     effects: Vec::new(),
                 };
                 tokio::spawn(shard.run(receiver));
@@ -166,6 +173,13 @@ impl Shards {
         self.senders[0].send(reset).await.map_err(|_| ShardError::Closed)
     }
 
+    /// Takes from every live session what it knows of the person; what it goes on to teach is not kept.
+    pub async fn forget_profile(&self, subject: SubjectId) {
+        for sender in &self.senders {
+            let _ = sender.send(Message::ForgetProfile(subject)).await;
+        }
+    }
+
     /// Swaps the policies in every shard; sessions are judged by them at their next evidence.
     pub async fn reload(&self, policies: Arc<PolicySet>) {
         for sender in &self.senders {
@@ -185,6 +199,9 @@ struct Shard {
     outbox: Arc<Outbox>,
     tap: Option<Tap>,
     memory: SharedMemory,
+    register: Option<Register>,
+    /// For what was asked of others; does not keep the shard running.
+    own: mpsc::WeakSender<Message>,
     effects: Vec<Effect>,
 }
 
@@ -232,6 +249,17 @@ impl Shard {
                 let policies = self.engine.policies().clone();
                 let _ = reply.send(facts.map(|facts| Box::new((policies, facts))));
             }
+            Message::Profile(loaded) => {
+                if let Some(input) = self.register.as_mut().and_then(|own| own.take(clock::now(), loaded)) {
+                    self.handle(input).await;
+                }
+            }
+            Message::ForgetProfile(subject) => {
+                let hit = self.register.as_mut().map_or_else(Vec::new, |own| own.forget(subject));
+                for session in hit {
+                    self.handle(Input::Profile { session, subject, profile: Box::default() }).await;
+                }
+            }
             Message::Reload(policies) => self.engine.reload(policies),
         }
     }
@@ -240,6 +268,17 @@ impl Shard {
     async fn handle(&mut self, input: Input) -> Option<String> {
         let now = clock::now();
         let copied = self.tap.as_ref().and_then(|tap| tap.copy(now, &input));
+        if let Input::Batch { identity, .. } = &input
+            && let Some(loading) = self.register.as_mut().and_then(|register| register.see(now, identity))
+        {
+            let own = self.own.clone();
+            tokio::spawn(async move {
+                let loaded = loading.await;
+                if let Some(own) = own.upgrade() {
+                    let _ = own.send(Message::Profile(loaded)).await;
+                }
+            });
+        }
         self.engine.handle(&mut self.effects, now, input);
         if let (Some(tap), Some(copied)) = (&mut self.tap, copied) {
             tap.tell(now, copied, &self.engine);
@@ -260,8 +299,15 @@ impl Shard {
                     if let Some(tap) = &mut self.tap {
                         tap.closed(session);
                     }
+                    if let Some(register) = &mut self.register {
+                        register.closed(&session);
+                    }
                 }
-                Effect::Learnt { .. } => {}
+                Effect::Learnt { session, subject, profile } => {
+                    if let Some(register) = &mut self.register {
+                        register.learnt(now, session, subject, profile);
+                    }
+                }
                 Effect::BudgetTripped { at, cap, allowed, session, account, rule, policy_version } => {
                     counter!("gaitway_budget_trips_total").increment(1);
                     if account.is_none() {

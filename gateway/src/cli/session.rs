@@ -3,7 +3,7 @@
 //! Must not know: how sessions are judged. What the gateway answers is written for people as a table
 //! and for programs, with `--json`, as it came.
 
-use crate::ops::{self, Acted, Explained, SessionDetail, SessionView, Sessions};
+use crate::ops::{self, Acted, Explained, Forgot, SessionDetail, SessionView, Sessions};
 use crate::store::{IncidentRow, StepState};
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -51,6 +51,29 @@ pub(crate) enum SessionCommand {
         #[command(flatten)]
         reach: Reach,
     },
+    /// Forget what is kept of a person's hand; their live sessions teach nothing any more
+    Forget {
+        #[command(flatten)]
+        whom: Whom,
+        #[command(flatten)]
+        act: Act,
+        #[command(flatten)]
+        reach: Reach,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Whom {
+    /// Name as the login has it (the token's `sub`)
+    #[arg(long, value_name = "NAME", conflicts_with = "subject")]
+    user: Option<String>,
+    /// Only the person of this name at this issuer [default: every issuer of the gateway's settings]
+    #[arg(long, value_name = "ISSUER", requires = "user")]
+    issuer: Option<String>,
+    /// Pseudonym (u_…), as sessions and incidents show it
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
 }
 
 /// Where the gateway is and how to get in.
@@ -173,6 +196,17 @@ async fn carry_out(command: SessionCommand) -> anyhow::Result<String> {
             let answer = gateway.post(&[room, &id, "pardon"], &act.why).await?;
             reach.print(answer, |acted: Acted| told(&acted, "pardoned"))
         }
+        SessionCommand::Forget { whom, act, reach } => {
+            let gateway = Gateway::new(&reach, act.by.as_deref())?;
+            let body = serde_json::json!({
+                "user": whom.user, "issuer": whom.issuer, "subject": whom.subject, "why": act.why,
+            });
+            let answer = gateway.post_json(&["profiles", "forget"], &body).await?;
+            reach.print(answer, |forgot: Forgot| match forgot.known {
+                0 => "nothing was kept of this person; what live sessions know of them is gone too\n".into(),
+                _ => "forgotten\n".into(),
+            })
+        }
     }
 }
 
@@ -259,8 +293,12 @@ impl Gateway {
     }
 
     async fn post(&self, path: &[&str], why: &str) -> anyhow::Result<serde_json::Value> {
+        self.post_json(path, &serde_json::json!({ "why": why })).await
+    }
+
+    async fn post_json(&self, path: &[&str], body: &serde_json::Value) -> anyhow::Result<serde_json::Value> {
         let request = self.client.request(Method::POST, self.api(path)?);
-        Ok(self.send(request.json(&serde_json::json!({ "why": why }))).await?)
+        Ok(self.send(request.json(body)).await?)
     }
 
     fn api(&self, path: &[&str]) -> anyhow::Result<Url> {
@@ -553,6 +591,22 @@ mod tests {
         let json = session(&ops, "list --json").await.unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["sessions"][0]["identity"]["session"], id);
+    }
+
+    #[tokio::test]
+    async fn a_person_is_forgotten_and_one_must_be_named() {
+        let ops = TestOps::start().await;
+        let nothing = "nothing was kept of this person; what live sessions know of them is gone too\n";
+        assert_eq!(session(&ops, "forget --user alice --why asked --by Ada").await.unwrap(), nothing);
+        let subject = format!("u_{}", "0".repeat(32));
+        let line = format!("forget --subject {subject} --why asked");
+        assert_eq!(session(&ops, &line).await.unwrap(), nothing);
+        let (code, why) = session(&ops, "forget --subject alice --why asked").await.unwrap_err();
+        assert!(code == 1 && why.contains("u_ followed by 32"), "{why}");
+        for wrong in ["--why x", "--why x --issuer i", "--why x --user a --subject b", "--user a"] {
+            let words = ["session", "forget"].into_iter().chain(wrong.split(' '));
+            assert!(Line::try_parse_from(words).is_err(), "{wrong}");
+        }
     }
 
     #[tokio::test]

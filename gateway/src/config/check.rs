@@ -68,6 +68,14 @@ pub(super) fn contradictions(
     if let Some(introspection) = &config.identity.introspection {
         opaque_tokens(introspection, say);
     }
+    let identity = &config.identity;
+    let names_people = identity.jwt.is_some() || identity.oidc.is_some() || identity.introspection.is_some();
+    if config.profiles.enabled && !names_people {
+        say(
+            &["profiles.enabled"],
+            "needs logins that name a person: identity.jwt, identity.oidc or identity.introspection".into(),
+        );
+    }
     path_prefix(&config.collector.path_prefix, say);
     if let Some(app_logout) = &config.revocation.app_logout {
         goodbye(app_logout, say);

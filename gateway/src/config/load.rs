@@ -662,6 +662,17 @@ mod tests {
     }
 
     #[test]
+    fn profiles_need_logins_that_name_a_person() {
+        let wrong = load("upstream: http://a:1\nprofiles:\n  enabled: true\n", &[]).unwrap_err();
+        assert!(
+            wrong.starts_with("gaitway.yaml:3:3: profiles.enabled: needs logins that name a person"),
+            "{wrong}"
+        );
+        let wrong = load("upstream: http://a:1\nprofiles:\n  retention_days: 0\n  live_max: 0\n", &[]);
+        assert_eq!(wrong.unwrap_err().matches("must be at least 1").count(), 2);
+    }
+
+    #[test]
     fn a_password_in_an_address_is_not_repeated() {
         let wrong = load("upstream: http://u:hunter2@a:1\nstore:\n  postgres: mysql://u:hunter2@p\n", &[]);
         assert!(!wrong.unwrap_err().contains("hunter2"));

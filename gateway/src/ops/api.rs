@@ -19,7 +19,7 @@ use gaitway_models::{TelemetryState, Timestamp};
 use gaitway_policies::budget::{Cap, SharedBudget};
 use gaitway_policies::case::Said;
 use gaitway_policies::engine::{Action, Mode, OperatorAction, SessionSummary};
-use gaitway_policies::{Incident, SessionId};
+use gaitway_policies::{Incident, SessionId, SubjectId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, PoisonError};
@@ -285,6 +285,26 @@ pub struct Acted {
     pub done: bool,
 }
 
+/// What came of forgetting a person.
+#[derive(Serialize, Deserialize)]
+pub struct Forgot {
+    /// Everybody who may be meant, in pseudonym: one person may log in at several issuers.
+    pub subjects: Vec<SubjectId>,
+    /// Of how many of them something was known.
+    pub known: usize,
+}
+
+/// Whom to forget: a pseudonym, or a name as the login names it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Whom {
+    subject: Option<SubjectId>,
+    user: Option<String>,
+    /// Only the person of this name at this issuer.
+    issuer: Option<String>,
+    why: String,
+}
+
 #[derive(Deserialize)]
 pub struct Limit {
     limit: Option<usize>,
@@ -477,6 +497,32 @@ pub async fn reset_budget(
     state.shards.reset_budget(actor.who.clone()).await.map_err(|_| closing())?;
     state.audit(&actor.who, "budget-reset", &why, None).await;
     Ok(Json(serde_json::json!({})))
+}
+
+/// Forgets a person's profile: in the store, so that no replica writes it back, and in live sessions here.
+pub async fn forget(
+    State(state): State<Arc<OpsState>>,
+    actor: Actor,
+    Body(whom): Body<Whom>,
+) -> Result<Json<Forgot>, Refusal> {
+    let why = Why { why: whom.why }.text()?;
+    let subjects = match (whom.subject, whom.user.as_deref(), whom.issuer.as_deref()) {
+        (Some(subject), None, None) => vec![subject],
+        (None, Some(user), issuer) if !user.is_empty() => state.namesakes.of(user, issuer),
+        _ => {
+            let how = "Name either a subject (u_ and 32 digits) or a user, and an issuer only with a user.";
+            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, how));
+        }
+    };
+    let mut known = 0;
+    for subject in &subjects {
+        known += usize::from(state.profiles.forget(*subject).await?);
+        state.shards.forget_profile(*subject).await;
+    }
+    // Pseudonyms only: the name is not for the records.
+    let whom: Vec<String> = subjects.iter().map(ToString::to_string).collect();
+    state.audit(&actor.who, "forget", &format!("{why} ({})", whom.join(", ")), None).await;
+    Ok(Json(Forgot { subjects, known }))
 }
 
 /// Sets the gauges of live sessions and of what they send.

@@ -31,7 +31,7 @@ const ACTION = {
 };
 const SHUTS_OUT = ['logout', 'logout-everywhere', 'deny', 'tarpit'];
 const WHAT = {
-  login: 'signed in', logout: 'signed out', revoke: 'logged out', pardon: 'pardoned', 'budget-reset': 'let rules enforce again',
+  login: 'signed in', logout: 'signed out', forget: 'had a person forgotten', revoke: 'logged out', pardon: 'pardoned', 'budget-reset': 'let rules enforce again',
   'budget-trip': 'found the budget of logouts used up', limit: 'refused requests', 'would-limit': 'would refuse requests',
 };
 const CAP = {
@@ -195,17 +195,19 @@ const standing = (session) => {
   }
 };
 
-const evidence = (session) => {
-  const {bot_evidence: found, windows} = session.assessment;
-  if (!windows) return el('span', {class: 'quiet'}, 'Not judged');
-  const mark = threshold(session);
+const evidence = (session) => (session.assessment.windows
+  ? meter(session.assessment.bot_evidence, threshold(session), 'From here the model calls it a bot')
+  : el('span', {class: 'quiet'}, 'Not judged'));
+
+/** Evidence as a bar with its mark, if there is one, and in figures. */
+const meter = (found, mark, title) => {
   const top = Math.max(mark * 1.25, found, 1);
   const percent = (value) => `${Math.min(100, Math.max(0, (100 * value) / top)).toFixed(1)}%`;
   const text = mark ? `${figure(found)} of ${figure(mark)}` : figure(found);
   const grade = !mark ? '' : found >= mark ? 'past' : found >= mark / 2 ? 'near' : '';
   return el('div', {},
     el('div', {class: `meter ${grade}`, 'aria-hidden': 'true'},
-      el('i', {width: percent(found)}), mark ? el('b', {left: percent(mark), title: 'From here the model calls it a bot'}) : null),
+      el('i', {width: percent(found)}), mark ? el('b', {left: percent(mark), title}) : null),
     el('span', {class: 'evidence'}, text, grade === 'past' ? ' – past the mark' : ''));
 };
 
@@ -397,6 +399,17 @@ const beside = ({candidate}) => !candidate ? [] : [section('The candidate model'
   ? `${candidate.bot_evidence.toFixed(1)} of ${candidate.bot_threshold.toFixed(1)} nats; it would ${candidate.bot_evidence >= candidate.bot_threshold ? '' : 'not '}call this session a bot. It decides nothing.`
   : 'It has not judged this session yet. It decides nothing.'))];
 
+/** Whether the hand is the account owner's, where profiles of people are kept. */
+const owner = ({assessment: {profile, owner_score: latest, owner_evidence: found, owner_threshold: mark}}) => {
+  if (!profile || profile === 'off') return [];
+  const words = profile === 'learning' ? 'Too little is known of this person on this device. Nobody is doubted.'
+    : latest === null ? 'The person is known. Too little has moved yet to compare.'
+    : `The latest block is ${Math.round(latest * 100)} % likely somebody else’s, at even odds.`;
+  return [section('Evidence for somebody else than the owner',
+    profile === 'ready' ? meter(found, mark > 0 && mark < 1e6 ? mark : 0, 'From here the model doubts that it is the owner') : null,
+    el('p', {}, words))];
+};
+
 const judged = (session) => {
   const {assessment} = session;
   const out = session.refused?.incident || session.standing.incident;
@@ -406,6 +419,7 @@ const judged = (session) => {
       out ? ` Incident ${out}${session.refused ? `, until ${moment(session.refused.until)}` : ''}.` : '',
       isPardoned(session) ? ` No rule touches it until ${moment(session.pardoned_until)}.` : ''),
     section('Evidence for a bot', evidence(session), el('p', {}, verdict(session))),
+    ...owner(session),
     ...beside(session),
     section('What stood out', assessment.reasons.length
       ? el('ul', {class: 'list'}, ...assessment.reasons.map(reason)) : el('p', {class: 'quiet'}, 'Nothing so far.')),

@@ -5,6 +5,7 @@ use crate::alert::LogSink;
 use crate::config;
 use crate::outbox::OutboxLimits;
 use crate::revocation::{Revocation, Scope};
+use crate::secret::InstallSecret;
 use crate::shards::Parts;
 use crate::standing::Standings;
 use crate::store::{IncidentFilter, SqliteStore};
@@ -82,12 +83,17 @@ impl TestOps {
             standings: Arc::new(Standings::new()),
             outbox: outbox.clone(),
             recorder: None,
+            profiles: None,
         };
         let shards = Shards::start(2, &parts);
         let model = ModelInForce { hash: "0123456789abcdef".into(), calibrated: false };
         let in_force = InForce::new(&policies, "shipped", model);
         let (shards_too, store_too, board_too) = (shards.clone(), store.clone(), revocations.clone());
-        let state = OpsState::new(&config, shards_too, store_too, board_too, outbox, in_force).unwrap();
+        let secret = Arc::new(InstallSecret::from_directory(folder.path()).unwrap());
+        let profiles = Profiles::start(&config.profiles, store.clone(), secret.clone());
+        let people = (profiles, Namesakes::new(&config.identity, secret));
+        let state =
+            OpsState::new(&config, shards_too, store_too, board_too, outbox, people, in_force).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, told) = oneshot::channel::<()>();
@@ -247,6 +253,7 @@ async fn nothing_is_told_without_the_password() {
         &format!("/sessions/{session}/revoke"),
         &format!("/sessions/{session}/pardon"),
         "/incidents/X/pardon",
+        "/profiles/forget",
     ] {
         let request = ops.client.post(ops.url(&format!("/api{path}"))).json(&json!({ "why": "x" }));
         assert_eq!(request.send().await.unwrap().status(), StatusCode::UNAUTHORIZED, "{path}");
@@ -577,4 +584,44 @@ fn unfit_password_files_are_refused_without_showing_them() {
         assert!(text.is_empty() || !error.contains(&text[..7]), "{error}");
     }
     assert!(read_password(&folder.path().join("none")).unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[tokio::test]
+async fn a_person_is_forgotten_by_name_or_pseudonym_and_the_trail_says_by_whom() {
+    let ops = TestOps::start_with(|config| {
+        config.identity.jwt =
+            Some(config::Jwt { issuer: Some("https://login".into()), ..Default::default() });
+    })
+    .await;
+    let secret = InstallSecret::from_directory(ops.folder.path()).unwrap();
+    let alice = secret.subject(&[b"https://login", b"talice"]);
+    let forget = async |body: Value| -> Value {
+        ops.post("/api/profiles/forget", &body).send().await.unwrap().json().await.unwrap()
+    };
+    for body in [json!({ "user": "alice", "why": "asked" }), json!({ "subject": alice, "why": "asked" })] {
+        let over = ops.store.profile(alice).await.unwrap().map(|row| row.version);
+        assert!(ops.store.save_profile(alice, b"sealed", over, clock::now()).await.unwrap());
+        let answer = forget(body.clone()).await;
+        assert_eq!(answer["known"], 1, "{answer}");
+        assert!(answer["subjects"].as_array().unwrap().contains(&json!(alice)), "{answer}");
+        assert_eq!(ops.store.profile(alice).await.unwrap().unwrap().bytes, None);
+        let record = ops.store.audit_trail(1).await.unwrap().remove(0);
+        assert_eq!((record.who.as_str(), record.what.as_str()), ("Ada", "forget"));
+        assert!(record.why.starts_with("asked (") && record.why.contains(&alice.to_string()), "{record:?}");
+        assert_eq!(forget(body).await["known"], 0, "nothing is left");
+    }
+    let elsewhere = json!({ "user": "alice", "issuer": "https://other", "why": "asked" });
+    let answer = forget(elsewhere).await;
+    assert!(!answer["subjects"].as_array().unwrap().contains(&json!(alice)), "{answer}");
+    for wrong in [
+        json!({ "why": "asked" }),
+        json!({ "user": "", "why": "asked" }),
+        json!({ "user": "alice", "subject": alice, "why": "asked" }),
+        json!({ "subject": alice, "issuer": "https://login", "why": "asked" }),
+        json!({ "subject": "alice", "why": "asked" }),
+        json!({ "user": "alice", "why": " " }),
+    ] {
+        let (status, why) = error_of(ops.post("/api/profiles/forget", &wrong).send().await.unwrap()).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{wrong}: {why}");
+    }
 }

@@ -8,6 +8,7 @@ mod introspection;
 mod jwks;
 mod keys;
 pub mod login;
+mod namesakes;
 pub(crate) mod provider;
 mod token;
 
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use token::{Rejection, Rules};
 
 pub use introspection::Introspected;
+pub use namesakes::Namesakes;
 
 /// Turns request headers into callers. One for the process; cheap to call from every thread.
 pub struct Identifier {

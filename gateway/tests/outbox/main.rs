@@ -11,6 +11,7 @@ mod log_line;
 mod mail;
 mod outbox;
 mod postgres;
+mod profiles;
 mod smtp;
 mod stand_ins;
 mod store;
