@@ -863,7 +863,7 @@ impl Engine {
         if self.budget.tripped().is_some() {
             return self.tell(effects, now, session, rule, Mode::Shadow);
         }
-        let standing_rank = rank(&tracked.standing);
+        let stands = tracked.standing.clone();
         if rule.measure.action().shuts_out() {
             let subject = tracked.identity.subject;
             let account = subject.map_or(session.0, |subject| subject.0);
@@ -914,8 +914,7 @@ impl Engine {
                 (Standing::Tarpit { incident: id, delay_ms: *delay_ms }, rule.hold_until(now))
             }
         };
-        // A milder rule never softens what stands.
-        if rank(&standing) >= standing_rank {
+        if !is_milder(&standing, &stands) {
             self.stand(effects, now, session, standing, until);
         }
     }
@@ -1064,6 +1063,25 @@ impl RequestRate {
         self.slots[at] = self.slots[at].saturating_add(1);
         self.slots.iter().map(|count| f64::from(*count)).sum()
     }
+}
+
+/// Whether this would soften what stands. Of two step-ups only one whose every answer would also have
+/// passed the one that stands takes its place.
+fn is_milder(standing: &Standing, stands: &Standing) -> bool {
+    /// Demand on age: without any demand at all, proof is wanted from after the question.
+    fn age_max(acr_values: &str, max_age_seconds: u64) -> u64 {
+        if max_age_seconds == 0 && !acr_values.is_empty() { u64::MAX } else { max_age_seconds }
+    }
+    let (
+        Standing::StepUp { acr_values: new, max_age_seconds: new_age },
+        Standing::StepUp { acr_values: old, max_age_seconds: old_age },
+    ) = (standing, stands)
+    else {
+        return rank(standing) < rank(stands);
+    };
+    let accepts = |acr: &str| old.split_whitespace().any(|accepted| accepted == acr);
+    let is_as_strong = old.is_empty() || (!new.is_empty() && new.split_whitespace().all(accepts));
+    !is_as_strong || age_max(new, *new_age) > age_max(old, *old_age)
 }
 
 fn rank(standing: &Standing) -> u8 {

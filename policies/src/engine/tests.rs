@@ -400,6 +400,41 @@ fn a_step_up_is_lifted_by_a_new_login_and_not_by_a_challenge() {
 }
 
 #[test]
+fn a_step_up_gives_way_only_to_one_that_asks_for_no_less() {
+    // Demands as `acr_values max_age`; the rule at the higher evidence comes second.
+    let check = |first: (&str, &str), second: (&str, &str), replaces: bool| {
+        let rule = |(acr_values, max_age): (&str, &str), name: &str, above: &str| {
+            format!(
+                "  - {{name: {name}, when: bot.evidence > {above}, action: step-up, for: 1h, \
+                 step_up: {{acr_values: \"{acr_values}\", max_age: {max_age}}}}}\n"
+            )
+        };
+        let mut story = Story::with(&[rule(second, "second", "2.0"), rule(first, "first", "1.0")].concat());
+        story.evidence(1, 1.5);
+        let stood = story.standing(1);
+        assert!(matches!(stood, Standing::StepUp { .. }));
+        story.evidence(1, 3.0);
+        assert_eq!(story.standing(1) != stood, replaces, "{first:?}, then {second:?}");
+    };
+    check(("mfa", "0s"), ("mfa", "60s"), true);
+    check(("mfa", "60s"), ("mfa", "0s"), false);
+    check(("", "120s"), ("", "60s"), true);
+    check(("", "60s"), ("", "120s"), false);
+    check(("mfa hwk", "0s"), ("hwk", "0s"), true);
+    check(("hwk", "0s"), ("mfa hwk", "0s"), false);
+    check(("", "60s"), ("mfa", "60s"), true);
+    check(("mfa", "60s"), ("", "60s"), false);
+    // Neither answers the other: what stands stays.
+    check(("mfa", "0s"), ("", "60s"), false);
+    check(("", "60s"), ("mfa", "0s"), false);
+    check(("mfa", "0s"), ("hwk", "0s"), false);
+    // A step-up that names nothing wants proof from after the question.
+    check(("", "60s"), ("", "0s"), true);
+    check(("", "0s"), ("", "60s"), false);
+    check(("mfa", "0s"), ("", "0s"), false);
+}
+
+#[test]
 fn a_tarpit_is_a_refusal_for_a_while_that_draws_on_the_budget() {
     let rule = "  - {name: mire, when: bot.evidence > 2.0, action: tarpit, tarpit: {delay: 5s}, for: 1h}\n";
     let mut story = Story::with(rule);
