@@ -31,6 +31,8 @@ const NOTE_BYTES_MIN: usize = 512;
 /// Room for all copies that fit by bytes, and for as many words that must not be lost: a session has
 /// ended, a person is known.
 const QUEUE_MAX: usize = 2 * QUEUE_BYTES_MAX / NOTE_BYTES_MIN;
+/// Sessions of one shard whose end the writer has not been told, 16 bytes each. Of more, it hears at midnight.
+const ENDED_MAX: usize = 65_536;
 /// Facts that only requests change are written this often at most.
 const REQUESTS_EVERY: Duration = Duration::from_secs(1);
 
@@ -110,7 +112,7 @@ impl Recorder {
 
     /// What a shard hands copies over with.
     pub fn tap(self: &Arc<Recorder>) -> Tap {
-        Tap { recorder: self.clone(), told: HashMap::new() }
+        Tap { recorder: self.clone(), told: HashMap::new(), ended: Vec::new() }
     }
 
     /// Keeps what an operator knows of a session, recorded now or earlier.
@@ -162,6 +164,8 @@ pub struct Tap {
     recorder: Arc<Recorder>,
     /// When the facts of a session were handed over last; as many entries as the shard has sessions.
     told: HashMap<SessionId, Timestamp>,
+    /// Closed sessions that the writer has not been told of, for want of room in its queue.
+    ended: Vec<SessionId>,
 }
 
 /// What an input leaves to be recorded once the engine has dealt with it.
@@ -205,6 +209,7 @@ impl Tap {
             return;
         }
         self.told.insert(session, now);
+        self.tell_ended();
         self.recorder.offer(Seen {
             at: now,
             identity: identity.clone(),
@@ -217,8 +222,124 @@ impl Tap {
 
     /// The engine has closed the session.
     pub fn closed(&mut self, session: SessionId) {
-        if self.told.remove(&session).is_some() {
-            self.recorder.send(Note::Closed(session));
+        if self.told.remove(&session).is_some() && self.ended.len() < ENDED_MAX {
+            self.ended.push(session);
+        }
+        self.tell_ended();
+    }
+
+    fn tell_ended(&mut self) {
+        while let Some(session) = self.ended.last()
+            && self.recorder.sender.try_send(Note::Closed(*session)).is_ok()
+        {
+            self.ended.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::folder::Row;
+    use super::*;
+    use gaitway_models::dataset;
+    use gaitway_policies::identity::SubjectId;
+    use std::path::Path;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn folder(root: &Path) -> Folder {
+        let config = config::Recording { free_bytes_min: 0, ..config::Recording::default() };
+        Folder::open(root, &config, crate::clock::now()).unwrap()
+    }
+
+    fn seen(number: u8, at: Timestamp) -> Seen {
+        let identity = Identity {
+            session: SessionId([number; 16]),
+            subject: Some(SubjectId([number; 16])),
+            token: None,
+            expires_at: None,
+            issued_at: None,
+            groups: Vec::new(),
+        };
+        let batch = Some(Batch { sent_at_us: 1_000, ..Batch::default() });
+        Seen { at, identity, opened: at, facts: Facts::default(), navigations_without_input: 0, batch }
+    }
+
+    #[test]
+    fn the_end_of_a_session_reaches_the_writer_however_full_its_queue_was() {
+        let (sender, notes) = sync_channel(1);
+        let recorder = Arc::new(Recorder {
+            sender,
+            queued_bytes: Arc::default(),
+            share: 1.0,
+            routes: Vec::new(),
+            thread: Mutex::new(None),
+        });
+        let mut tap = recorder.tap();
+        for number in 0..3 {
+            tap.told.insert(SessionId([number; 16]), Timestamp(1));
+        }
+        assert!(recorder.send(Note::Label(SessionId([9; 16]), Label::Human)), "now the queue is full");
+        for number in 0..3 {
+            tap.closed(SessionId([number; 16]));
+        }
+        let mut ended = Vec::new();
+        for _ in 0..4 {
+            if let Note::Closed(session) = notes.try_recv().unwrap() {
+                ended.push(session.0[0]);
+            }
+            // Whatever is closed next, here nothing of note, brings the rest along.
+            tap.closed(SessionId([8; 16]));
+        }
+        ended.sort_unstable();
+        assert_eq!(ended, [0, 1, 2]);
+        assert!(tap.ended.is_empty() && notes.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_session_whose_end_nobody_told_is_forgotten_after_a_day() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(folder(directory.path()));
+        let monday = crate::clock::now();
+        for (number, days, open) in [(1, 0, 1), (2, 1, 2), (2, 2, 1), (2, 3, 1)] {
+            writer.on_seen(seen(number, monday.plus(DAY * days))).unwrap();
+            assert_eq!(writer.open(), open, "{days} days later");
+        }
+    }
+
+    #[test]
+    fn recordings_of_another_version_are_left_to_it_and_a_torn_end_is_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = crate::clock::now();
+        let ours = Batch { sent_at_us: 1_000, ..Batch::default() }.encode();
+        let row = |name: &str| Row { name: name.into(), day: folder::day(now), ..Row::default() };
+        let begin = |folder: &mut Folder, name: &str, frames: &[&[u8]], torn: &[u8]| {
+            let mut bytes = Vec::new();
+            frames.iter().for_each(|frame| dataset::append_frame(&mut bytes, frame));
+            bytes.extend_from_slice(torn);
+            folder.append_frames(&row(name), true, &bytes).unwrap();
+        };
+        // Field 1 is the version of the wire format: 99.
+        let theirs: &[u8] = &[8, 99, 1, 2, 3];
+        let mut before = folder(directory.path());
+        begin(&mut before, "s_whole-1", &[&ours, &ours], &[]);
+        begin(&mut before, "s_torn-1", &[&ours], &[100, 1, 2]);
+        begin(&mut before, "s_zeros-1", &[&ours], &[0; 64]);
+        begin(&mut before, "s_newer-1", &[&ours, theirs, &ours], &[100, 1, 2]);
+        drop(before);
+        let read = |name: &str| std::fs::read(directory.path().join(row(name).file())).unwrap();
+        let newer = read("s_newer-1");
+        for _ in 0..2 {
+            drop(folder(directory.path()));
+            assert_eq!(read("s_newer-1"), newer, "not a byte is touched");
+            for (name, batches) in [("s_whole-1", 2), ("s_torn-1", 1), ("s_zeros-1", 1)] {
+                assert_eq!(dataset::parse_batches(&read(name)).unwrap().len(), batches, "{name}");
+            }
+            let index = std::fs::read_to_string(directory.path().join("index.csv")).unwrap();
+            let names: Vec<_> = index.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
+            assert_eq!(names, ["s_whole-1", "s_torn-1", "s_zeros-1"], "each once");
+            let open = std::fs::read_to_string(directory.path().join("open.csv")).unwrap();
+            assert_eq!(open.lines().skip(1).count(), 1, "still there for whoever can read it");
         }
     }
 }

@@ -23,6 +23,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use tracing::warn;
 
 /// Largest recording of one session and day, in bytes: a batch of 2 KiB every two seconds for a day is 84 MB,
 /// and nobody moves all day.
@@ -140,6 +141,15 @@ impl Row {
             self.tally.device(),
         )
     }
+}
+
+/// What a recording that somebody left open turned out to be.
+enum Mended {
+    /// Nothing, or nothing that anybody could use.
+    Empty,
+    /// Somebody else's to complete.
+    Foreign,
+    Whole(Tally),
 }
 
 /// The folder, held by this process alone.
@@ -308,13 +318,18 @@ impl Folder {
             let fields: Vec<&str> = line.split(',').collect();
             // A line that a dying machine tore in two names nothing.
             let &[name, file, user, opened] = fields.as_slice() else { continue };
-            if open.contains(name) {
-                still.push_str(line);
-                still.push('\n');
-            } else if !complete.contains(name)
-                && let Some(tally) = self.mend(&self.root.join(file))?
-            {
-                let row = Row {
+            let left = match open.contains(name) {
+                true => Mended::Foreign,
+                false if complete.contains(name) => Mended::Empty,
+                false => self.mend(&self.root.join(file))?,
+            };
+            match left {
+                Mended::Empty => {}
+                Mended::Foreign => {
+                    still.push_str(line);
+                    still.push('\n');
+                }
+                Mended::Whole(tally) => self.complete(&Row {
                     name: name.to_owned(),
                     day: file.split('/').nth(1).unwrap_or_default().to_owned(),
                     user: user.to_owned(),
@@ -322,8 +337,7 @@ impl Folder {
                     note: CUT_OFF,
                     tally,
                     ..Row::default()
-                };
-                self.complete(&row)?;
+                })?,
             }
         }
         self.replace(JOURNAL, &still)
@@ -331,22 +345,33 @@ impl Folder {
 
     /// What a recording's file holds by now.
     pub(super) fn count(&self, row: &Row) -> io::Result<Option<Tally>> {
-        self.mend(&self.root.join(row.file()))
+        Ok(match self.mend(&self.root.join(row.file()))? {
+            Mended::Whole(tally) => Some(tally),
+            Mended::Empty | Mended::Foreign => None,
+        })
     }
 
-    /// Cuts a torn frame off a recording's end and counts the rest; `None` if there is nothing of it.
-    fn mend(&self, path: &Path) -> io::Result<Option<Tally>> {
+    /// Cuts a torn frame off a recording's end and counts the rest. A whole frame that we cannot read is
+    /// another version's: then nothing is touched.
+    fn mend(&self, path: &Path) -> io::Result<Mended> {
         let mut bytes = Vec::new();
         match File::open(path) {
             Ok(file) => file.take(RECORDING_BYTES_MAX).read_to_end(&mut bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Mended::Empty),
             Err(error) => return Err(error),
         };
         let mut tally = Tally::default();
-        let Some(mut rest) = bytes.strip_prefix(WIRE_MAGIC.as_slice()) else { return Ok(None) };
+        let Some(mut rest) = bytes.strip_prefix(WIRE_MAGIC.as_slice()) else { return Ok(Mended::Empty) };
         let mut whole = WIRE_MAGIC.len();
         while let Some((frame, after)) = dataset::split_frame(rest) {
-            let Ok(batch) = Batch::decode(frame) else { break };
+            // Machines that lose power leave zeros where they meant to write.
+            if frame.is_empty() {
+                break;
+            }
+            let Ok(batch) = Batch::decode(frame) else {
+                warn!(recording = %path.display(), "left as it is: written by another version of Gaitway");
+                return Ok(Mended::Foreign);
+            };
             let length = rest.len() - after.len();
             tally.add(&batch, length);
             whole += length;
@@ -355,7 +380,7 @@ impl Folder {
         if whole < bytes.len() {
             OpenOptions::new().write(true).open(path)?.set_len(whole as u64)?;
         }
-        Ok((tally.batches > 0).then_some(tally))
+        Ok(if tally.batches > 0 { Mended::Whole(tally) } else { Mended::Empty })
     }
 
     fn append(&mut self, place: &str, opening: &[u8], bytes: &[u8]) -> io::Result<()> {

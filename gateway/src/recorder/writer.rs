@@ -108,6 +108,11 @@ impl Writer {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn open(&self) -> usize {
+        self.sessions.len()
+    }
+
     fn is_stopped(&self) -> bool {
         self.stopped_until.is_some()
     }
@@ -163,7 +168,7 @@ impl Writer {
         Ok(())
     }
 
-    fn on_seen(&mut self, seen: Seen) -> io::Result<()> {
+    pub(super) fn on_seen(&mut self, seen: Seen) -> io::Result<()> {
         if self.is_stopped() {
             counter!("gaitway_recording_shed_total", "reason" => "stopped").increment(1);
             return Ok(());
@@ -226,6 +231,8 @@ impl Writer {
         self.flush()?;
         self.latest = self.folder.latest_line(&today)?.max(at);
         self.lines_day.clone_from(&today);
+        // Of a session without anything since yesterday nobody may have said that it is over.
+        self.sessions.retain(|_, open| open.is_begun || open.written.is_some());
         for open in self.sessions.values_mut() {
             open.complete(&mut self.folder)?;
             open.turn_to(today.clone(), at);
