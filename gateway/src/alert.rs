@@ -19,6 +19,7 @@ pub use webhook::WebhookSink;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use gaitway_models::Timestamp;
 use gaitway_policies::{Incident, PolicySet};
 use std::sync::Arc;
 
@@ -59,6 +60,11 @@ pub trait AlertSink: Send + Sync {
     fn name(&self) -> &'static str;
     /// Whether this sink wants the incident at all (shadow decisions, actions). Asked once an incident.
     fn wants(&self, incident: &Incident) -> bool;
+    /// Whether this process has what it needs to deliver it. What it cannot deliver is left, untouched, to
+    /// other replicas or for later; so this must become true at some age, if only for `deliver` to say why not.
+    fn is_ready(&self, _incident: &Incident, _now: Timestamp) -> bool {
+        true
+    }
     /// Delivers one incident. Returns within two minutes whatever the other side does: the outbox
     /// never cuts a delivery off, because half a delivery can be worse than none.
     async fn deliver(&self, incident: &Incident) -> Result<(), AlertError>;

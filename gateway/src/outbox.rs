@@ -597,6 +597,9 @@ impl Work {
         desk.busy.store(true, Ordering::Release);
         let mut untold = Vec::new();
         for row in self.store.due_for(name, now, BATCH).await? {
+            if !desk.sink.is_ready(&row.incident, now) {
+                continue;
+            }
             match unmarked.get(&row.incident.id) {
                 Some(step) => {
                     if self.mark(&row.incident.id, step).await {
@@ -733,8 +736,9 @@ impl Work {
                 return false;
             }
             let is_closed = desk.closed_until.load(Ordering::Acquire) > now.0;
+            let told = self.store.due_for(desk.sink.name(), now, BATCH).await;
             if !is_closed
-                && !self.store.due_for(desk.sink.name(), now, 1).await.is_ok_and(|rows| rows.is_empty())
+                && !told.is_ok_and(|rows| rows.iter().all(|row| !desk.sink.is_ready(&row.incident, now)))
             {
                 return false;
             }

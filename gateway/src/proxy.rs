@@ -261,15 +261,16 @@ impl Gateway {
         if let Presence::Present(login) = &presence {
             visit.login = Some(login.clone());
         }
+        // Also of who is refused: to the app the session may live on.
+        if let (Some(sink), Some(identity)) = (&self.app_logout, caller.known()) {
+            sink.note(&identity.session, &session.req_header().headers);
+        }
         let held = match (refusal, caller.known()) {
             (Some(refusal), known) => Some(self.turn_away(visit, refusal, known, now)),
             (None, known) => self.count(visit).or_else(|| self.hold(visit, &known?.session, now)),
         };
         if let Some(held) = held {
             return self.refuse(session, visit, &caller, https, held).await;
-        }
-        if let (Some(sink), Some(identity)) = (&self.app_logout, caller.known()) {
-            sink.note(&identity.session, &session.req_header().headers);
         }
         match &self.login {
             Some(login) if terms.needs_login && self.lacks_login(&presence, &caller) => {

@@ -1,6 +1,6 @@
 //! Logs a revoked session out at the app itself, as its browser would: one request with the session's own
-//! cookies. They are kept in this process's memory alone and are in no table, file or log; a session whose
-//! cookies are not known any more cannot be logged out this way.
+//! cookies. They are kept in this process's memory alone and are in no table, file or log; so the replica that
+//! served the session does it, or whichever the session calls at next.
 //!
 //! Must not know: what the app's session means, why it ended.
 
@@ -8,6 +8,7 @@ use super::{AlertError, AlertSink};
 use crate::config::{AppLogout, Config};
 use crate::store::ends_login;
 use async_trait::async_trait;
+use gaitway_models::Timestamp;
 use gaitway_policies::{Incident, SessionId};
 use http::{HeaderMap, HeaderName, Method, header};
 use quick_cache::sync::Cache;
@@ -85,10 +86,14 @@ impl AlertSink for AppSink {
         ends_login(incident)
     }
 
+    fn is_ready(&self, incident: &Incident, now: Timestamp) -> bool {
+        self.seen.get(&incident.identity.session).is_some() || now.since(incident.at) > HAND_OVER
+    }
+
     async fn deliver(&self, incident: &Incident) -> Result<(), AlertError> {
         let session = incident.identity.session;
         let Some(headers) = self.seen.get(&session) else {
-            return Err(AlertError::Permanent("the session's cookies are not known here".into()));
+            return Err(AlertError::Permanent("no replica knows the session's cookies".into()));
         };
         let request = self.http.request(self.method.clone(), &self.address);
         let request = request.headers(HeaderMap::clone(&headers));
@@ -114,5 +119,8 @@ impl AlertSink for AppSink {
 const SESSIONS_MAX: usize = 20_000;
 /// What one session may carry; browsers send 4 KiB a cookie.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
+/// How long the step waits for a replica that knows the cookies: by then the session has called again, or
+/// nobody uses it.
+const HAND_OVER: Duration = Duration::from_secs(3600);
 /// From connecting to the end of the answer's head.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,17 +4,17 @@ use crate::incidents::{logout, until, with};
 use crate::postgres::Postgres;
 use crate::smtp::SmtpServer;
 use crate::stand_ins::{Answer, MemorySink, Switch};
-use gaitway::alert::{AlertSink, LogSink, MailSink};
+use gaitway::alert::{AlertSink, AppSink, LogSink, MailSink};
 use gaitway::clock;
-use gaitway::config::{Alerts, Mail, MailEncryption};
+use gaitway::config::{Alerts, AppLogout, Config, Mail, MailEncryption};
 use gaitway::outbox::{Outbox, OutboxLimits};
 use gaitway::revocation::Revocations;
 use gaitway::store::{IncidentRow, PostgresStore, SqliteStore, Step, StepState, Store};
 use gaitway_models::Timestamp;
 use gaitway_policies::engine::{Action, Mode};
 use gaitway_policies::{Incident, SessionId, SubjectId, TokenId};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -442,6 +442,86 @@ fn mail(port: u16, mails_per_hour_max: u32) -> Arc<dyn AlertSink> {
     };
     let alerts = Alerts { mails_per_hour_max, ..Alerts::default() };
     Arc::new(MailSink::new(&mail, &alerts).unwrap())
+}
+
+/// An app that counts the logouts it is asked for, by the cookie they carry.
+async fn app_with_logout() -> (String, Arc<Mutex<Vec<String>>>) {
+    let goodbyes = Arc::new(Mutex::new(Vec::new()));
+    let heard = goodbyes.clone();
+    let bye = move |headers: http::HeaderMap| async move {
+        heard.lock().unwrap().push(headers["cookie"].to_str().unwrap().to_owned());
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = axum::Router::new().route("/logout", axum::routing::post(bye));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (url, goodbyes)
+}
+
+fn app_sink(url: &str) -> Arc<AppSink> {
+    let logout = AppLogout { path: "/logout".into(), ..AppLogout::default() };
+    let config = Config { upstream: url.to_owned(), ..Config::default() };
+    Arc::new(AppSink::new(&logout, &config).unwrap())
+}
+
+fn cookie(text: &str) -> http::HeaderMap {
+    http::HeaderMap::from_iter([(http::header::COOKIE, text.parse().unwrap())])
+}
+
+#[tokio::test]
+async fn the_replica_that_knows_the_cookies_logs_out_at_the_app() {
+    let server = Postgres::start();
+    let address = server.database("replicas");
+    let (url, goodbyes) = app_with_logout().await;
+    let sinks = [app_sink(&url), app_sink(&url), app_sink(&url)];
+    let mut replicas = Vec::new();
+    for sink in &sinks {
+        let store = Arc::new(PostgresStore::open(&address).await.unwrap());
+        replicas.push(Outbox::start(store, board(Vec::new()).await, vec![sink.clone()], quick()).await);
+    }
+    // Decided by one replica, served by another, for each pair of them.
+    for (number, (decides, serves)) in
+        [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)].into_iter().enumerate()
+    {
+        let incident = logout(u8::try_from(number).unwrap(), now());
+        sinks[serves].note(&incident.identity.session, &cookie(&format!("sid={number}")));
+        replicas[decides].submit(incident).await;
+    }
+    until("the app was told", async || goodbyes.lock().unwrap().len() >= 6).await;
+    for outbox in replicas {
+        outbox.drain(Duration::from_secs(30)).await;
+    }
+    let mut told = goodbyes.lock().unwrap().clone();
+    told.sort();
+    assert_eq!(told, ["sid=0", "sid=1", "sid=2", "sid=3", "sid=4", "sid=5"]);
+    let store = PostgresStore::open(&address).await.unwrap();
+    assert_eq!(store.pending().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_logout_at_the_app_waits_for_the_session_to_call_and_holds_up_no_shutdown() {
+    let room = Room::new().await;
+    let (url, goodbyes) = app_with_logout().await;
+    let sink = app_sink(&url);
+    let outbox = room.outbox(vec![sink.clone()]).await;
+    let (early, late) = (logout(1, now()), logout(2, Timestamp(now().0 - 2 * 3_600_000)));
+    outbox.submit(early.clone()).await;
+    outbox.submit(late.clone()).await;
+    let app_step = async |id: &str| room.row(id).await.steps.into_iter().find(|step| step.name == "app");
+    until("what nobody can do any more has failed", async || {
+        room.steps(&late.id).await.contains(&("app".into(), StepState::Failed))
+    })
+    .await;
+    outbox.drain(Duration::from_secs(30)).await;
+    let step = app_step(&early.id).await.unwrap();
+    assert_eq!((step.state, step.attempts), (StepState::Pending, 0), "and was not tried in vain");
+    // After a restart the session calls again, with its cookies.
+    let sink = app_sink(&url);
+    let outbox = room.outbox(vec![sink.clone()]).await;
+    sink.note(&early.identity.session, &cookie("sid=1"));
+    until("the app was told", async || *goodbyes.lock().unwrap() == ["sid=1"]).await;
+    outbox.drain(Duration::from_secs(30)).await;
+    assert_eq!(app_step(&early.id).await.unwrap().state, StepState::Done);
 }
 
 #[tokio::test]
