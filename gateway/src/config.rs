@@ -172,6 +172,13 @@ settings! {
         pub cookie: Option<String>,
         /// Also read `Authorization: Bearer`.
         pub header: bool,
+        /// Also read this parameter of the address, which reaches the app as it came and no log.
+        /// Example: `access_token`
+        pub query: Option<String>,
+        /// Several issuers in place of `issuer`, `audience` and the keys below. The `iss` claim of a token
+        /// chooses, and nobody else's keys are tried.
+        /// Example: `[{issuer: https://login.example.com, jwks_url: https://login.example.com/jwks, algorithms: [RS256]}]`
+        pub issuers: Vec<JwtIssuer>,
         /// Accepted algorithms: HS256, RS256, PS256, ES256 (each also 384; HS, RS, PS also 512), EdDSA.
         pub algorithms: Vec<String>,
         /// HS256 secret or PEM public key, from a file, which is read again when it changes. Exactly one of
@@ -199,6 +206,54 @@ settings! {
         pub leeway_seconds: u64,
         /// Largest token looked at; a longer one is not a token.
         pub token_bytes_max: usize,
+    }
+}
+
+settings! {
+    #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct JwtIssuer {
+        /// The `iss` claim, exactly. Example: `https://login.example.com`
+        pub issuer: Option<String>,
+        /// The `aud` claim a token of this issuer must carry; absent: any. Example: `shop`
+        pub audience: Option<String>,
+        /// Accepted algorithms; empty: those of `identity.jwt`.
+        pub algorithms: Vec<String>,
+        /// As `identity.jwt.key_file`. Exactly one of the three key sources is set.
+        pub key_file: Option<PathBuf>,
+        /// As `identity.jwt.key_env`.
+        pub key_env: Option<String>,
+        /// As `identity.jwt.jwks_url`.
+        pub jwks_url: Option<String>,
+        /// Clock leeway for exp and nbf; absent: that of `identity.jwt`; 0 for none.
+        pub leeway_seconds: Option<u64>,
+    }
+}
+
+impl Jwt {
+    /// Everybody whose tokens are believed, each with where the settings say so. Of the single form, one,
+    /// who may go without a name.
+    pub fn believed(&self) -> Vec<(String, JwtIssuer)> {
+        if self.issuers.is_empty() {
+            let only = JwtIssuer {
+                issuer: self.issuer.clone(),
+                audience: self.audience.clone(),
+                algorithms: self.algorithms.clone(),
+                key_file: self.key_file.clone(),
+                key_env: self.key_env.clone(),
+                jwks_url: self.jwks_url.clone(),
+                leeway_seconds: Some(self.leeway_seconds),
+            };
+            return vec![("identity.jwt".into(), only)];
+        }
+        let mut issuers = self.issuers.clone();
+        for issuer in &mut issuers {
+            if issuer.algorithms.is_empty() {
+                issuer.algorithms.clone_from(&self.algorithms);
+            }
+            issuer.leeway_seconds.get_or_insert(self.leeway_seconds);
+        }
+        (0..).map(|n| format!("identity.jwt.issuers[{n}]")).zip(issuers).collect()
     }
 }
 
@@ -633,6 +688,8 @@ impl Default for Jwt {
         Jwt {
             cookie: None,
             header: true,
+            query: None,
+            issuers: Vec::new(),
             algorithms: vec!["HS256".into()],
             key_file: None,
             key_env: None,

@@ -227,7 +227,8 @@ impl Gateway {
         if answers.denied {
             return self.refuse_malformed(session, visit, 503).await;
         }
-        let mut identified = self.identifier.identify(&request.headers, now, terms.sources, is_own);
+        let query = request.uri.query();
+        let mut identified = self.identifier.identify(&request.headers, query, now, terms.sources, is_own);
         identified = identified.introspected(&answers, terms.sources);
         if let Presence::Present(login) = &presence {
             identified = identified.logged_in(login, terms.sources);

@@ -4,7 +4,7 @@
 //! Must not know: where a setting was said.
 
 use super::settings::{Kind, walk};
-use super::{AppLogout, Config, Introspection, Jwt, Mail, Oidc, reference};
+use super::{AppLogout, Config, Introspection, Jwt, JwtIssuer, Mail, Oidc, reference};
 use std::path::Path;
 
 /// Algorithms a token may be signed with, and whether the key is a shared secret.
@@ -22,6 +22,11 @@ const ALGORITHMS: &[(&str, bool)] = &[
     ("ES384", false),
     ("EdDSA", false),
 ];
+
+/// A token names its issuer in one look-up; nobody has legacy apps for more than these.
+const ISSUERS_MAX: usize = 16;
+/// Longest name of the query parameter with a token.
+const QUERY_NAME_BYTES_MAX: usize = 128;
 
 /// Own endpoints sit in front of the app's paths; a longer prefix is a mistake.
 const PATH_PREFIX_BYTES_MAX: usize = 64;
@@ -104,14 +109,17 @@ pub(super) fn contradictions(
 
 /// Environment variables that settings name, so they are nobody's misspelling.
 pub(super) fn variables_named(config: &Config) -> Vec<&str> {
-    let jwt = config.identity.jwt.as_ref().and_then(|jwt| jwt.key_env.as_deref());
+    let jwt = config.identity.jwt.iter().flat_map(|jwt| {
+        let issuers = jwt.issuers.iter().map(|issuer| &issuer.key_env);
+        issuers.chain([&jwt.key_env]).filter_map(Option::as_deref)
+    });
     let oidc = config.identity.oidc.as_ref().and_then(|oidc| oidc.client_secret_env.as_deref());
     let mail = config.alerts.mail.as_ref().and_then(|mail| mail.password_env.as_deref());
     let secret = config.alerts.webhook.as_ref().map(|webhook| webhook.secret.as_str());
     let texts = [config.revocation.redis.as_deref(), config.store.postgres.as_deref(), secret];
     let references = texts.into_iter().flatten().filter_map(reference::variable);
     let opaque = config.identity.introspection.as_ref().and_then(|known| known.client_secret_env.as_deref());
-    jwt.into_iter().chain(oidc).chain(opaque).chain(mail).chain(references).collect()
+    jwt.chain(oidc).chain(opaque).chain(mail).chain(references).collect()
 }
 
 fn addresses(config: &Config, environment: &[(String, String)], say: &mut impl FnMut(&[&str], String)) {
@@ -194,51 +202,95 @@ fn zeros(config: &Config, say: &mut impl FnMut(&[&str], String)) {
 }
 
 fn token(jwt: &Jwt, say: &mut impl FnMut(&[&str], String)) {
-    const KEYS: &[&str] = &["identity.jwt.key_file", "identity.jwt.key_env", "identity.jwt.jwks_url"];
-    let given = [jwt.key_file.is_some(), jwt.key_env.is_some(), jwt.jwks_url.is_some()];
-    let given: Vec<&str> = KEYS.iter().zip(given).filter(|(_, is)| *is).map(|(path, _)| *path).collect();
+    if jwt.cookie.is_none() && !jwt.header && jwt.query.is_none() {
+        say(
+            &["identity.jwt.header", "identity.jwt.cookie", "identity.jwt.query"],
+            "a token is sought nowhere; give cookie or query, or header: true".into(),
+        );
+    }
+    let is_plain = |name: &String| {
+        (1..=QUERY_NAME_BYTES_MAX).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+    };
+    if !jwt.query.as_ref().is_none_or(is_plain) {
+        say(&["identity.jwt.query"], "is no parameter name: letters, digits and -._~ only".into());
+    }
+    if jwt.algorithms.is_empty() {
+        say(&["identity.jwt.algorithms"], "names no algorithm".into());
+    }
+    algorithm_names("identity.jwt.algorithms", &jwt.algorithms, say);
+    if !jwt.issuers.is_empty() {
+        let alone = [
+            ("identity.jwt.issuer", jwt.issuer.is_some()),
+            ("identity.jwt.audience", jwt.audience.is_some()),
+            ("identity.jwt.key_file", jwt.key_file.is_some()),
+            ("identity.jwt.key_env", jwt.key_env.is_some()),
+            ("identity.jwt.jwks_url", jwt.jwks_url.is_some()),
+        ];
+        for (path, _) in alone.iter().filter(|(_, is_given)| *is_given) {
+            say(
+                &[path, "identity.jwt.issuers"],
+                "makes no sense beside issuers, each of which has its own".into(),
+            );
+        }
+    }
+    if jwt.issuers.len() > ISSUERS_MAX {
+        say(&["identity.jwt.issuers"], format!("{} issuers; at most {ISSUERS_MAX}", jwt.issuers.len()));
+    }
+    for (index, issuer) in jwt.issuers.iter().enumerate() {
+        let at = format!("identity.jwt.issuers[{index}]");
+        algorithm_names(&format!("{at}.algorithms"), &issuer.algorithms, say);
+        let name = issuer.issuer.as_deref().unwrap_or_default();
+        if name.is_empty() {
+            say(&[&at, &format!("{at}.issuer")], "needs issuer, the iss claim of its tokens".into());
+        } else if jwt.issuers[..index].iter().any(|other| other.issuer.as_deref() == Some(name)) {
+            say(&[&format!("{at}.issuer")], "is here twice".into());
+        }
+    }
+    for (at, issuer) in jwt.believed() {
+        issuer_keys(&at, &issuer, say);
+    }
+}
+
+fn algorithm_names(path: &str, names: &[String], say: &mut impl FnMut(&[&str], String)) {
+    for (index, name) in names.iter().enumerate() {
+        if !ALGORITHMS.iter().any(|(known, _)| known == name) {
+            say(
+                &[&format!("{path}[{index}]"), path],
+                format!("expected HS256, RS256, PS256, ES256, EdDSA or their longer kin, found {name:?}"),
+            );
+        }
+    }
+}
+
+/// Where the keys of one issuer come from, and whether its algorithms fit.
+fn issuer_keys(at: &str, issuer: &JwtIssuer, say: &mut impl FnMut(&[&str], String)) {
+    let keys = ["key_file", "key_env", "jwks_url"].map(|name| format!("{at}.{name}"));
+    let given = [issuer.key_file.is_some(), issuer.key_env.is_some(), issuer.jwks_url.is_some()];
+    let given: Vec<&str> = keys.iter().zip(given).filter(|(_, is)| *is).map(|(path, _)| &**path).collect();
     match given.as_slice() {
         [] => {
-            let paths = ["identity.jwt", KEYS[0], KEYS[1], KEYS[2]];
+            let paths = [at, &keys[0], &keys[1], &keys[2]];
             say(&paths, "needs a key: exactly one of key_file, key_env and jwks_url".into());
         }
         [_] => {}
         [_, rest @ ..] => say(rest, "exactly one of key_file, key_env and jwks_url may be given".into()),
     }
-    if jwt.cookie.is_none() && !jwt.header {
-        say(
-            &["identity.jwt.header", "identity.jwt.cookie"],
-            "a token is sought nowhere; give cookie, or header: true".into(),
-        );
+    if let Some(Err(why)) = issuer.jwks_url.as_ref().map(|address| url(address, &["https", "http"], true)) {
+        say(&[&keys[2]], why);
     }
-    if let Some(Err(why)) = jwt.jwks_url.as_ref().map(|address| url(address, &["https", "http"], true)) {
-        say(&["identity.jwt.jwks_url"], why);
-    }
-    if jwt.algorithms.is_empty() {
-        say(&["identity.jwt.algorithms"], "names no algorithm".into());
-    }
-    let mut kinds = Vec::new();
-    for (index, name) in jwt.algorithms.iter().enumerate() {
-        match ALGORITHMS.iter().find(|(known, _)| known == name) {
-            Some((_, shared)) => kinds.push(*shared),
-            None => say(
-                &[&format!("identity.jwt.algorithms[{index}]"), "identity.jwt.algorithms"],
-                format!("expected HS256, RS256, PS256, ES256, EdDSA or their longer kin, found {name:?}"),
-            ),
-        }
-    }
+    let algorithms = format!("{at}.algorithms");
+    let is_of = |shared: bool| {
+        let kind =
+            |name: &String| ALGORITHMS.iter().find(|(known, _)| known == name).map(|(_, shared)| *shared);
+        issuer.algorithms.iter().any(|name| kind(name) == Some(shared))
+    };
     // A public key accepted as an HS256 secret lets anybody sign.
-    if kinds.contains(&true) && kinds.contains(&false) {
-        say(
-            &["identity.jwt.algorithms"],
-            "a shared secret (HS…) cannot stand beside algorithms with a public key".into(),
-        );
+    if is_of(true) && is_of(false) {
+        say(&[&algorithms], "a shared secret (HS…) cannot stand beside algorithms with a public key".into());
     }
-    if kinds.contains(&true) && jwt.jwks_url.is_some() {
-        say(
-            &["identity.jwt.algorithms", "identity.jwt.jwks_url"],
-            "HS… has no public keys to fetch from jwks_url".into(),
-        );
+    if is_of(true) && issuer.jwks_url.is_some() {
+        say(&[&algorithms, &keys[2]], "HS… has no public keys to fetch from jwks_url".into());
     }
 }
 
@@ -395,7 +447,11 @@ fn is_mail_address(text: &str) -> bool {
 
 /// Files that settings name must be there and readable now, not only when they are first needed.
 fn files(config: &Config, say: &mut impl FnMut(&[&str], String)) {
-    let jwt = config.identity.jwt.as_ref();
+    for (at, issuer) in config.identity.jwt.iter().flat_map(Jwt::believed) {
+        if let Some(Err(why)) = issuer.key_file.as_deref().map(readable) {
+            say(&[&format!("{at}.key_file")], why);
+        }
+    }
     let oidc = config.identity.oidc.as_ref();
     let mail = config.alerts.mail.as_ref();
     let named = [
@@ -403,7 +459,6 @@ fn files(config: &Config, say: &mut impl FnMut(&[&str], String)) {
         ("tls.key", config.tls.key.as_deref()),
         ("proxy.upstream_ca", config.proxy.upstream_ca.as_deref()),
         ("proxy.country_file", config.proxy.country_file.as_deref()),
-        ("identity.jwt.key_file", jwt.and_then(|jwt| jwt.key_file.as_deref())),
         ("identity.oidc.client_secret_file", oidc.and_then(|oidc| oidc.client_secret_file.as_deref())),
         (
             "identity.introspection.client_secret_file",
@@ -430,10 +485,15 @@ fn files(config: &Config, say: &mut impl FnMut(&[&str], String)) {
 }
 
 fn variables(config: &Config, environment: &[(String, String)], say: &mut impl FnMut(&[&str], String)) {
-    let jwt = config.identity.jwt.as_ref();
+    let issuers: Vec<(String, Option<String>)> = config
+        .identity
+        .jwt
+        .iter()
+        .flat_map(Jwt::believed)
+        .map(|(at, issuer)| (format!("{at}.key_env"), issuer.key_env))
+        .collect();
     let mail = config.alerts.mail.as_ref();
     let variables = [
-        ("identity.jwt.key_env", jwt.and_then(|jwt| jwt.key_env.as_deref())),
         (
             "identity.oidc.client_secret_env",
             config.identity.oidc.as_ref().and_then(|oidc| oidc.client_secret_env.as_deref()),
@@ -444,7 +504,8 @@ fn variables(config: &Config, environment: &[(String, String)], say: &mut impl F
         ),
         ("alerts.mail.password_env", mail.and_then(|mail| mail.password_env.as_deref())),
     ];
-    for (path, name) in variables {
+    let issuers = issuers.iter().map(|(path, name)| (&**path, name.as_deref()));
+    for (path, name) in issuers.chain(variables) {
         if let Some(name) = name
             && !environment.iter().any(|(known, value)| known == name && !value.is_empty())
         {

@@ -432,10 +432,13 @@ impl Reader {
             (Kind::Optional(inner), _) => self.value(inner, node, path),
             (Kind::Section { fields, default }, _) => Some(self.section(fields, *default, node, path)),
             (Kind::List(inner), Content::List(list)) => {
-                let entries = list
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(index, node)| self.value(inner, node, &format!("{path}[{index}]")));
+                let entries = list.iter().enumerate().filter_map(|(index, node)| {
+                    let here = format!("{path}[{index}]");
+                    if inner.section().is_some() {
+                        self.origins.insert(here.clone(), node.origin.clone());
+                    }
+                    self.value(inner, node, &here)
+                });
                 Some(entries.collect())
             }
             (_, Content::Scalar { text, quoted }) => {
@@ -670,6 +673,52 @@ mod tests {
         );
         let wrong = load("upstream: http://a:1\nprofiles:\n  retention_days: 0\n  live_max: 0\n", &[]);
         assert_eq!(wrong.unwrap_err().matches("must be at least 1").count(), 2);
+    }
+
+    #[test]
+    fn every_issuer_of_tokens_is_checked_by_itself() {
+        check(
+            "upstream: http://app:1\n\
+             identity:\n  jwt:\n    header: false\n    query: a b\n    issuer: https://a\n    issuers:\n\
+             \x20     - {issuer: https://a, jwks_url: https://a/jwks}\n\
+             \x20     - {issuer: https://a, key_file: /nonexistent/k, algorithms: [RS256, none]}\n\
+             \x20     - {jwks_url: ftp://b, algorithms: [ES256], key_env: NO_SUCH}\n\
+             \x20     - {issuer: https://c, algorithms: [ES256], leeway: 3}\n",
+            expect_test::expect![[r#"
+                gaitway.yaml:5:5: identity.jwt.query: is no parameter name: letters, digits and -._~ only
+                gaitway.yaml:8:9: identity.jwt.issuers[0].algorithms: HS… has no public keys to fetch from jwks_url
+                gaitway.yaml:9:10: identity.jwt.issuers[1].issuer: is here twice
+                gaitway.yaml:9:29: identity.jwt.issuers[1].key_file: /nonexistent/k: No such file or directory (os error 2)
+                gaitway.yaml:9:55: identity.jwt.issuers[1].algorithms[1]: expected HS256, RS256, PS256, ES256, EdDSA or their longer kin, found "none"
+                gaitway.yaml:10:9: identity.jwt.issuers[2]: needs issuer, the iss claim of its tokens
+                gaitway.yaml:10:10: identity.jwt.issuers[2].jwks_url: exactly one of key_file, key_env and jwks_url may be given
+                gaitway.yaml:10:10: identity.jwt.issuers[2].jwks_url: expected an address such as https://host:port or http://host:port
+                gaitway.yaml:10:50: identity.jwt.issuers[2].key_env: the variable "NO_SUCH" is not set
+                gaitway.yaml:11:50: identity.jwt.issuers[3].leeway: no such setting in identity.jwt.issuers[3]"#]],
+        );
+        check(
+            "upstream: http://app:1\nidentity:\n  jwt:\n    issuer: https://a\n    algorithms: [ES256]\n    issuers:\n\
+             \x20     - {issuer: https://a, jwks_url: https://a/jwks}\n",
+            expect_test::expect![
+                "gaitway.yaml:4:5: identity.jwt.issuer: makes no sense beside issuers, each of which has its own"
+            ],
+        );
+        let config = load(
+            "upstream: http://app:1\nidentity:\n  jwt:\n    algorithms: [ES256]\n    leeway_seconds: 5\n    issuers:\n\
+             \x20     - {issuer: https://a, jwks_url: https://a/jwks?code=hunter2}\n\
+             \x20     - {issuer: https://b, jwks_url: https://b/jwks, algorithms: [RS256], leeway_seconds: 0}\n",
+            &[],
+        )
+        .unwrap();
+        let believed = config.identity.jwt.as_ref().unwrap().believed();
+        let said: Vec<_> =
+            believed.iter().map(|(at, one)| (&**at, &*one.algorithms[0], one.leeway_seconds)).collect();
+        let expected =
+            [("identity.jwt.issuers[0]", "ES256", Some(5)), ("identity.jwt.issuers[1]", "RS256", Some(0))];
+        assert_eq!(said, expected);
+        let shown = crate::config::show(&config);
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert_eq!(crate::config::show(&load(&shown, &[]).unwrap()), shown);
     }
 
     #[test]

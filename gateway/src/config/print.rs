@@ -124,6 +124,11 @@ pub fn reference() -> String {
         if let Some((inner, default)) = field.kind.section() {
             out += &format!("\n## `{path}`\n\n{}\n\n", field.text());
             table(&mut out, inner, &default(), path);
+        } else if let Kind::List(entry) = field.kind
+            && let Some((inner, default)) = entry.section()
+        {
+            out += &format!("\n## `{path}`, each entry\n\n{}\n\n", field.text());
+            entry_table(&mut out, inner, &default());
         }
     });
     out += "\n## Other variables\n\n| variable | meaning |\n|---|---|\n";
@@ -137,24 +142,35 @@ fn table(out: &mut String, fields: &'static [Field], defaults: &Value, path: &st
     *out += "| setting, variable | default | meaning |\n|---|---|---|\n";
     for field in fields.iter().filter(|field| field.kind.section().is_none()) {
         let here = if path.is_empty() { field.name.to_owned() } else { format!("{path}.{}", field.name) };
-        let default = match &defaults[field.name] {
-            Value::Null => "–".to_owned(),
-            Value::String(text) if text.is_empty() => "–".to_owned(),
-            value => format!("`{}`", yaml(value)),
-        };
-        let mut meaning = sentence(&field.text());
-        if let Kind::Choice(words) = field.kind {
-            meaning += &format!(" One of `{}`.", words.join("`, `"));
-        }
-        if let Some(example) = field.example() {
-            meaning += &format!(" Example: `{example}`.");
-        }
-        *out += &format!(
-            "| `{here}`<br>`{}` | {default} | {} |\n",
-            variable_name(&here),
-            meaning.replace('|', "\\|")
-        );
+        let (default, meaning) = columns(field, defaults);
+        *out += &format!("| `{here}`<br>`{}` | {default} | {meaning} |\n", variable_name(&here));
     }
+}
+
+/// Settings of one entry of a list, which have no variables.
+fn entry_table(out: &mut String, fields: &'static [Field], defaults: &Value) {
+    *out += "| setting | default | meaning |\n|---|---|---|\n";
+    for field in fields {
+        let (default, meaning) = columns(field, defaults);
+        *out += &format!("| `{}` | {default} | {meaning} |\n", field.name);
+    }
+}
+
+/// Default and meaning.
+fn columns(field: &Field, defaults: &Value) -> (String, String) {
+    let default = match &defaults[field.name] {
+        Value::Null => "–".to_owned(),
+        Value::String(text) if text.is_empty() => "–".to_owned(),
+        value => format!("`{}`", yaml(value)),
+    };
+    let mut meaning = sentence(&field.text());
+    if let Kind::Choice(words) = field.kind {
+        meaning += &format!(" One of `{}`.", words.join("`, `"));
+    }
+    if let Some(example) = field.example() {
+        meaning += &format!(" Example: `{example}`.");
+    }
+    (default, meaning.replace('|', "\\|"))
 }
 
 fn sentence(text: &str) -> String {
@@ -190,6 +206,7 @@ fn masked(value: &Value) -> Value {
     match value {
         Value::String(text) => Value::String(mask_address(text)),
         Value::Array(list) => list.iter().map(masked).collect(),
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), masked(value))).collect(),
         other => other.clone(),
     }
 }

@@ -31,6 +31,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use token::{Rejection, Rules};
+use tokio::task::JoinSet;
 
 pub use introspection::Introspected;
 pub use namesakes::Namesakes;
@@ -48,7 +49,8 @@ pub struct Identifier {
     /// Session of a cookie → the token's identity seen together with it, since telemetry requests of a
     /// page carry the cookie but not the page's `Authorization` header.
     aliases: Cache<SessionId, Arc<Known>>,
-    refresher: Option<tokio::task::JoinHandle<()>>,
+    /// Keeps every issuer's keys fresh, each on its own; stopped when this is dropped.
+    _refreshers: JoinSet<()>,
 }
 
 /// Who sent a request.
@@ -116,15 +118,17 @@ impl Identified {
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("identity.jwt.algorithms: {0} is not known")]
+    #[error("{field}: {cause}")]
+    Jwt { field: String, cause: Box<IdentityError> },
+    #[error("algorithms: {0} is not known")]
     Algorithm(String),
-    #[error("identity.jwt: {0}")]
+    #[error("{0}")]
     Key(String),
-    #[error("identity.jwt.key_file {path}: {source}")]
+    #[error("key_file {path}: {source}")]
     KeyFile { path: PathBuf, source: io::Error },
-    #[error("identity.jwt.key_env: the variable {0} is not set")]
+    #[error("key_env: the variable {0} is not set")]
     KeyVariable(String),
-    #[error("identity.jwt.jwks_url: {0}")]
+    #[error("jwks_url: {0}")]
     Jwks(String),
     #[error("{key}: {name:?} is not a cookie name")]
     CookieName { key: &'static str, name: String },
@@ -156,12 +160,10 @@ impl Identifier {
             Some(name) => Some(cookie_name("identity.app_cookie", name)?),
             None => None,
         };
-        let (jwt, refresher) = match &config.jwt {
-            Some(jwt) => {
-                let (source, refresher) = JwtSource::start(jwt, timing).await?;
-                (Some(source), refresher)
-            }
-            None => (None, None),
+        let mut refreshers = JoinSet::new();
+        let jwt = match &config.jwt {
+            Some(jwt) => Some(JwtSource::start(jwt, timing, &mut refreshers).await?),
+            None => None,
         };
         Ok(Identifier {
             jwt,
@@ -173,7 +175,7 @@ impl Identifier {
             fingerprints: Fingerprints::new()?,
             verified: Cache::new(config.verified_max),
             aliases: Cache::new(config.verified_max),
-            refresher,
+            _refreshers: refreshers,
         })
     }
 
@@ -203,10 +205,17 @@ impl Identifier {
         }
     }
 
-    /// Finds the caller by what `sources` allow: token in the cookie, token in the header, the app's
-    /// session cookie, our own cookie, and if there is none of them, a new session. What else is proved
+    /// Finds the caller by what `sources` allow: token in the cookie, token in the header or the query, the
+    /// app's session cookie, our own cookie, and if there is none of them, a new session. What else is proved
     /// stands among the others; for `every` also our own cookie behind a better proof.
-    pub fn identify(&self, headers: &HeaderMap, now: Timestamp, sources: Sources, every: bool) -> Identified {
+    pub fn identify(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        now: Timestamp,
+        sources: Sources,
+        every: bool,
+    ) -> Identified {
         let mut found = Found::default();
         let mut others = Vec::new();
         if let Some(jwt) = &self.jwt {
@@ -218,12 +227,12 @@ impl Identifier {
                     }
                 }
             }
-            if jwt.header {
-                for known in ends(bearer_tokens(headers)).filter_map(|value| self.verify(jwt, value, now)) {
-                    match sources.jwt {
-                        true => found.add_header(known),
-                        false => others.push(Arc::clone(&known.identity)),
-                    }
+            let header = ends(bearer_tokens(headers).filter(|_| jwt.header));
+            let parameters = jwt.query.iter().flat_map(|name| query_values(query.unwrap_or_default(), name));
+            for known in header.chain(ends(parameters)).filter_map(|value| self.verify(jwt, value, now)) {
+                match sources.jwt {
+                    true => found.add_header(known),
+                    false => others.push(Arc::clone(&known.identity)),
                 }
             }
         }
@@ -296,35 +305,40 @@ impl Identifier {
 
     fn verify(&self, jwt: &JwtSource, token: &str, now: Timestamp) -> Option<Arc<Known>> {
         // Before hashing: a header full of text must not cost a hash of it all.
-        if token.is_empty() || token.len() > jwt.rules.token_bytes_max {
+        if token.is_empty() || token.len() > jwt.token_bytes_max {
             return None;
         }
         let token = &*percent_decoded(token);
         let key = self.fingerprints.of(Kind::Token, token.as_bytes());
-        let keys = jwt.keys.current();
         if let Some(known) = self.verified.get(&key)
-            && known.generation == keys.generation
+            && jwt.is_current(&known)
             && known.is_valid(now)
         {
             return Some(known);
         }
-        match token::verify(token, &keys, &jwt.rules, &self.secret, now) {
+        let rejected = |rejection: Rejection| {
+            metrics::counter!("gaitway_tokens_rejected_total", "reason" => rejection.label()).increment(1);
+        };
+        let issuer = jwt.issuer_of(token).map_err(rejected).ok()?;
+        let TrustedIssuer { rules, keys } = &jwt.issuers[issuer];
+        let current = keys.current();
+        match token::verify(token, &current, rules, &self.secret, now) {
             Ok(verified) => {
                 metrics::counter!("gaitway_tokens_verified_total").increment(1);
                 let known = Arc::new(Known {
                     identity: Arc::new(verified.identity),
                     valid_from: verified.valid_from,
                     valid_until: verified.valid_until,
-                    generation: keys.generation,
+                    issuer,
+                    generation: current.generation,
                 });
                 self.verified.insert(key, Arc::clone(&known));
                 Some(known)
             }
             Err(rejection) => {
-                metrics::counter!("gaitway_tokens_rejected_total", "reason" => rejection.label())
-                    .increment(1);
+                rejected(rejection);
                 if rejection == Rejection::UnknownKey {
-                    jwt.keys.want();
+                    keys.want();
                 }
                 None
             }
@@ -386,8 +400,7 @@ impl Identifier {
 
     fn alias(&self, session: SessionId, now: Timestamp) -> Option<Arc<Known>> {
         let known = self.aliases.get(&session)?;
-        let is_current =
-            self.jwt.as_ref().is_some_and(|jwt| jwt.keys.current().generation == known.generation);
+        let is_current = self.jwt.as_ref().is_some_and(|jwt| jwt.is_current(&known));
         (is_current && known.is_valid(now)).then_some(known)
     }
 
@@ -399,17 +412,16 @@ impl Identifier {
     }
 }
 
-impl Drop for Identifier {
-    fn drop(&mut self) {
-        if let Some(refresher) = &self.refresher {
-            refresher.abort();
-        }
-    }
-}
-
 struct JwtSource {
     cookie: Option<String>,
     header: bool,
+    query: Option<String>,
+    token_bytes_max: usize,
+    /// Never empty.
+    issuers: Vec<TrustedIssuer>,
+}
+
+struct TrustedIssuer {
     rules: Rules,
     keys: Arc<Keys>,
 }
@@ -418,16 +430,61 @@ impl JwtSource {
     async fn start(
         config: &crate::config::Jwt,
         timing: Timing,
-    ) -> Result<(JwtSource, Option<tokio::task::JoinHandle<()>>), IdentityError> {
+        refreshers: &mut JoinSet<()>,
+    ) -> Result<JwtSource, IdentityError> {
         let cookie = match &config.cookie {
             Some(name) => Some(cookie_name("identity.jwt.cookie", name)?),
             None => None,
         };
-        if cookie.is_none() && !config.header {
-            return Err(IdentityError::Key("neither a cookie nor the header is looked at".into()));
+        let believed = config.believed();
+        let named = |field: &str| {
+            let field = field.to_owned();
+            move |cause| IdentityError::Jwt { field, cause: Box::new(cause) }
+        };
+        if cookie.is_none() && !config.header && config.query.is_none() {
+            let nowhere = "neither a cookie, the header nor the query is looked at";
+            return Err(named("identity.jwt")(IdentityError::Key(nowhere.into())));
         }
+        // Together, for an issuer that is down takes its time to say nothing.
+        let starts = believed.iter().map(async |(field, issuer)| {
+            TrustedIssuer::start(config, issuer, timing).await.map_err(named(field))
+        });
+        let mut issuers = Vec::new();
+        for (issuer, refresher) in futures_util::future::try_join_all(starts).await? {
+            issuers.push(issuer);
+            refresher.map(|refresher| refreshers.spawn(refresher));
+        }
+        let (header, query) = (config.header, config.query.clone());
+        Ok(JwtSource { cookie, header, query, token_bytes_max: config.token_bytes_max, issuers })
+    }
+
+    /// Whose rules and keys a token is held against: its issuer's and no others.
+    fn issuer_of(&self, token: &str) -> Result<usize, Rejection> {
+        if self.issuers.len() == 1 {
+            return Ok(0);
+        }
+        let claimed = token::claimed_issuer(token)?;
+        let is_claimed = |issuer: &TrustedIssuer| issuer.rules.issuer.as_ref() == Some(&claimed);
+        self.issuers.iter().position(is_claimed).ok_or(Rejection::Issuer)
+    }
+
+    /// Whether the keys that verified it are still its issuer's.
+    fn is_current(&self, known: &Known) -> bool {
+        self.issuers[known.issuer].keys.current().generation == known.generation
+    }
+}
+
+/// Keeps keys fresh for as long as it runs.
+type Refresher = futures_util::future::BoxFuture<'static, ()>;
+
+impl TrustedIssuer {
+    async fn start(
+        config: &crate::config::Jwt,
+        issuer: &crate::config::JwtIssuer,
+        timing: Timing,
+    ) -> Result<(TrustedIssuer, Option<Refresher>), IdentityError> {
         let mut algorithms = Vec::new();
-        for name in &config.algorithms {
+        for name in &issuer.algorithms {
             algorithms.push(
                 keys::parse_algorithm(name)
                     .ok_or_else(|| IdentityError::Algorithm(name.chars().take(32).collect()))?,
@@ -436,27 +493,27 @@ impl JwtSource {
         if algorithms.is_empty() {
             return Err(IdentityError::Key("no algorithm is accepted".into()));
         }
-        let (keys, refresher) = load_keys(config, &algorithms, timing).await?;
+        let (keys, refresher) = load_keys(issuer, &algorithms, timing).await?;
         let rules = Rules {
             algorithms,
-            issuer: config.issuer.clone(),
-            audience: config.audience.clone(),
+            issuer: issuer.issuer.clone(),
+            audience: issuer.audience.clone(),
             session_claims: config.session_claims.clone(),
             subject_claim: config.subject_claim.clone(),
             groups_claim: config.groups_claim.clone(),
-            leeway_ms: config.leeway_seconds.saturating_mul(1000),
+            leeway_ms: issuer.leeway_seconds.unwrap_or(config.leeway_seconds).saturating_mul(1000),
             require_expiry: config.require_expiry,
             token_bytes_max: config.token_bytes_max,
         };
-        Ok((JwtSource { cookie, header: config.header, rules, keys }, refresher))
+        Ok((TrustedIssuer { rules, keys }, refresher))
     }
 }
 
 async fn load_keys(
-    config: &crate::config::Jwt,
+    config: &crate::config::JwtIssuer,
     algorithms: &[jsonwebtoken::Algorithm],
     timing: Timing,
-) -> Result<(Arc<Keys>, Option<tokio::task::JoinHandle<()>>), IdentityError> {
+) -> Result<(Arc<Keys>, Option<Refresher>), IdentityError> {
     match (&config.key_file, &config.key_env, &config.jwks_url) {
         (Some(path), None, None) => {
             let text = std::fs::read(path)
@@ -464,7 +521,7 @@ async fn load_keys(
             let keys = Arc::new(Keys::fixed(KeySet::from_text(&text, algorithms)?));
             let follower =
                 jwks::follow_file(path.clone(), algorithms.to_vec(), Arc::clone(&keys), timing.file);
-            Ok((keys, Some(tokio::spawn(follower))))
+            Ok((keys, Some(Box::pin(follower))))
         }
         (None, Some(variable), None) => {
             let text =
@@ -480,14 +537,15 @@ async fn load_keys(
                         .into(),
                 ));
             }
-            let jwks = Jwks::new(url, algorithms, timing)?;
+            let name = config.issuer.as_deref().unwrap_or_default();
+            let jwks = Jwks::new(url, name, algorithms, timing)?;
             let keys = Arc::new(Keys::fixed(KeySet::empty()));
             let first = jwks.refresh(&keys).await;
             if let Err(reason) = &first {
-                tracing::error!(%reason, "cannot fetch the issuer's keys at start; tokens are not verified until it works");
+                tracing::error!(issuer = name, %reason, "cannot fetch the issuer's keys at start; tokens are not verified until it works");
             }
-            let refresher = tokio::spawn(jwks.keep_fresh(Arc::clone(&keys), first));
-            Ok((keys, Some(refresher)))
+            let refresher = jwks.keep_fresh(Arc::clone(&keys), first);
+            Ok((keys, Some(Box::pin(refresher))))
         }
         _ => Err(IdentityError::Key("set exactly one of key_file, key_env and jwks_url".into())),
     }
@@ -498,7 +556,8 @@ struct Known {
     identity: Arc<Identity>,
     valid_from: Timestamp,
     valid_until: Timestamp,
-    /// Of the keys that verified it.
+    /// Who vouched for it, and which of their keys; nobody where it is no token.
+    issuer: usize,
     generation: u64,
 }
 
@@ -512,7 +571,13 @@ impl Known {
             issued_at: None,
             groups: Vec::new(),
         });
-        Known { identity, valid_from: Timestamp(0), valid_until: Timestamp(u64::MAX), generation: 0 }
+        Known {
+            identity,
+            valid_from: Timestamp(0),
+            valid_until: Timestamp(u64::MAX),
+            issuer: 0,
+            generation: 0,
+        }
     }
 
     fn is_valid(&self, now: Timestamp) -> bool {
@@ -525,7 +590,7 @@ impl Known {
 struct Found {
     /// First verified token of the token cookie.
     caller: Option<Arc<Known>>,
-    /// First verified token of the `Authorization` header.
+    /// First verified token of the `Authorization` header or the query.
     header: Option<Arc<Known>>,
     /// The app's or our own cookie session, should no token be verified.
     fallback: Option<Arc<Known>>,
@@ -631,6 +696,14 @@ fn bearer_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         let header = header.to_str().ok()?.trim_ascii_start();
         let (scheme, token) = header.split_once([' ', '\t'])?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_ascii())
+    })
+}
+
+/// Values of a parameter in the order sent, however its name is spelt; apps split at `&` or at `;` too.
+fn query_values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    query.split(['&', ';']).filter_map(move |pair| {
+        let (key, value) = pair.split_once('=')?;
+        (percent_decoded(key) == name).then_some(value)
     })
 }
 

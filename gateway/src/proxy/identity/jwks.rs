@@ -97,13 +97,20 @@ pub(super) async fn follow_file(path: PathBuf, algorithms: Vec<Algorithm>, keys:
 
 pub(super) struct Jwks {
     url: reqwest::Url,
+    /// Whose keys, for the log and the metrics.
+    issuer: String,
     client: reqwest::Client,
     algorithms: Vec<Algorithm>,
     timing: Timing,
 }
 
 impl Jwks {
-    pub(super) fn new(url: &str, algorithms: &[Algorithm], timing: Timing) -> Result<Jwks, IdentityError> {
+    pub(super) fn new(
+        url: &str,
+        issuer: &str,
+        algorithms: &[Algorithm],
+        timing: Timing,
+    ) -> Result<Jwks, IdentityError> {
         let refused = |why: String| IdentityError::Jwks(why);
         let url = reqwest::Url::parse(url).map_err(|error| refused(error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -119,14 +126,15 @@ impl Jwks {
             .pool_max_idle_per_host(0)
             .build()
             .map_err(|error| refused(error.to_string()))?;
-        Ok(Jwks { url, client, algorithms: algorithms.to_vec(), timing })
+        Ok(Jwks { url, issuer: issuer.to_owned(), client, algorithms: algorithms.to_vec(), timing })
     }
 
     /// Fetches once and puts the keys in place if they differ.
     pub(super) async fn refresh(&self, keys: &Keys) -> Result<(), String> {
         let fetched = self.fetch().await;
         let outcome = if fetched.is_ok() { "ok" } else { "failed" };
-        metrics::counter!("gaitway_jwks_fetches_total", "outcome" => outcome).increment(1);
+        metrics::counter!("gaitway_jwks_fetches_total", "outcome" => outcome, "issuer" => self.issuer.clone())
+            .increment(1);
         keys.take(fetched?);
         Ok(())
     }
@@ -151,7 +159,7 @@ impl Jwks {
                 Ok(()) => failures = 0,
                 Err(reason) => {
                     failures = failures.saturating_add(1);
-                    tracing::warn!(%reason, failures, "cannot fetch the issuer's keys; the last known ones stay");
+                    tracing::warn!(issuer = self.issuer, %reason, failures, "cannot fetch the issuer's keys; the last known ones stay");
                 }
             }
         }

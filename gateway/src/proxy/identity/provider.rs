@@ -165,7 +165,8 @@ impl Provider {
                 _ => (DISCOVERY_RETRY * 2u32.pow(failures.min(6) - 1)).min(DISCOVERY_EVERY),
             };
             let keys = async {
-                let jwks = known.and_then(|uri| Jwks::new(&uri, &ALGORITHMS, Timing::default()).ok());
+                let jwks =
+                    known.and_then(|uri| Jwks::new(&uri, &self.issuer, &ALGORITHMS, Timing::default()).ok());
                 let Some(jwks) = jwks else { return std::future::pending().await };
                 let first = jwks.refresh(&self.keys).await;
                 jwks.keep_fresh(Arc::clone(&self.keys), first).await;

@@ -13,7 +13,7 @@ use std::time::Duration;
 impl Identifier {
     /// The caller of a request to a route that takes every proof.
     pub(super) fn caller(&self, headers: &HeaderMap, now: Timestamp) -> Caller {
-        self.identify(headers, now, Sources::ALL, false).caller
+        self.identify(headers, None, now, Sources::ALL, false).caller
     }
 }
 
@@ -234,7 +234,7 @@ async fn a_route_goes_by_the_proofs_it_names_and_the_others_still_count() {
     let (_, own) = new(identifier.caller(&HeaderMap::new(), NOW));
     let token = issuer.honest(&payload("one", 600));
     let request = cookie(&format!("PHPSESSID=abc; token={token}; {own}"));
-    let by = |sources| identifier.identify(&request, NOW, sources, true);
+    let by = |sources| identifier.identify(&request, None, NOW, sources, true);
     let of = |cookies: &str| known(identifier.caller(&cookie(cookies), NOW));
     let (login, app, visitor) = (of(&format!("token={token}")), of("PHPSESSID=abc"), of(&own));
     let sorted = |mut identities: Vec<_>| {
@@ -260,8 +260,13 @@ async fn the_app_cookie_names_the_session_where_no_token_does() {
     assert_eq!(known(identifier.caller(&cookie("x=y; PHPSESSID=abc"), NOW)), one);
     assert_ne!(known(identifier.caller(&cookie("PHPSESSID=abd"), NOW)).session, one.session);
     let token = issuer.honest(&payload("one", 600));
-    let both =
-        identifier.identify(&cookie(&format!("PHPSESSID=abc; token={token}")), NOW, Sources::ALL, false);
+    let both = identifier.identify(
+        &cookie(&format!("PHPSESSID=abc; token={token}")),
+        None,
+        NOW,
+        Sources::ALL,
+        false,
+    );
     assert_ne!(both.caller.identity().session, one.session, "a token is the better proof");
     assert_eq!(both.others, [one], "but the app may look at its cookie");
     new(identifier.caller(&cookie("PHPSESSID="), NOW));
@@ -295,12 +300,12 @@ async fn every_token_of_a_request_is_shown_for_revocation() {
             (header::AUTHORIZATION, &format!("Bearer {revoked}")),
         ]),
     ] {
-        let found = identifier.identify(&request, NOW, Sources::ALL, false);
+        let found = identifier.identify(&request, None, NOW, Sources::ALL, false);
         let sessions = [&[Arc::clone(found.caller.identity())], &found.others[..]].concat();
         assert!(sessions.iter().any(|identity| identity.session == revoked_session));
     }
     let twice = cookie(&format!("token={good}; token={good}"));
-    assert!(identifier.identify(&twice, NOW, Sources::ALL, false).others.is_empty());
+    assert!(identifier.identify(&twice, None, NOW, Sources::ALL, false).others.is_empty());
 }
 
 #[tokio::test]
@@ -324,6 +329,10 @@ async fn bad_settings_are_named_at_start() {
         (jwt(&|j| j.jwks_url = Some("http://127.0.0.1:1/".into())), "shared secret"),
         (jwt(&|j| (j.jwks_url, j.algorithms) = (Some("ftp://x/".into()), vec!["RS256".into()])), "http"),
         (jwt(&|j| j.cookie = Some("a b".into())), "identity.jwt.cookie"),
+        (
+            jwt(&|j| j.issuers = vec![config::JwtIssuer::default()]),
+            "identity.jwt.issuers[0]: set exactly one",
+        ),
         (config::Identity { cookie_name: "a=b".into(), ..Default::default() }, "identity.cookie_name"),
         (config::Identity { app_cookie: Some(String::new()), ..Default::default() }, "identity.app_cookie"),
     ] {
@@ -588,6 +597,241 @@ async fn a_token_without_kid_is_served_only_where_there_is_no_choice() {
     let server = KeyServer::start(document(&[("a", &one), ("b", &two)])).await;
     let identifier = server.identifier(ON_DEMAND).await;
     assert!(!is_known(&identifier, &bearer(&one.honest(&payload("one", 600)))));
+}
+
+const ALPHA: &str = "https://alpha.example";
+const BETA: &str = "https://beta.example";
+
+/// What an honest token of an issuer says, with members put in place of others; `null` takes one out.
+fn said_by(iss: &str, changes: serde_json::Value) -> String {
+    let mut claims = serde_json::json!({
+        "iss": iss, "aud": "shop", "sub": "alice", "sid": "one", "jti": "1",
+        "iat": NOW_SECONDS - 5, "exp": NOW_SECONDS + 600,
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        match value {
+            serde_json::Value::Null => claims.as_object_mut().unwrap().remove(name),
+            value => claims.as_object_mut().unwrap().insert(name.clone(), value.clone()),
+        };
+    }
+    claims.to_string()
+}
+
+fn under(issuer: &Issuer, kid: &str, payload: &str) -> HeaderMap {
+    bearer(&issuer.token(&format!(r#"{{"alg":"{}","kid":"{kid}"}}"#, issuer.algorithm()), payload))
+}
+
+fn trusted(server: &KeyServer, name: &str, audience: &str) -> config::JwtIssuer {
+    config::JwtIssuer {
+        issuer: Some(name.into()),
+        audience: Some(audience.into()),
+        algorithms: vec!["ES256".into(), "EdDSA".into()],
+        jwks_url: Some(format!("http://{}/jwks.json", server.address)),
+        ..config::JwtIssuer::default()
+    }
+}
+
+async fn believing(issuers: Vec<config::JwtIssuer>) -> Identifier {
+    let jwt = config::Jwt { issuers, ..config::Jwt::default() };
+    let config = config::Identity { jwt: Some(jwt), ..config::Identity::default() };
+    Identifier::start_with(&config, secret(), ON_DEMAND).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_issuers_token_counts_by_its_own_keys_alone() {
+    let nothing = serde_json::json!({});
+    // Both publish a key of one id, and one more each.
+    let [a, a2, b, b2] = [Issuer::p256(), Issuer::p256(), Issuer::p256(), Issuer::p256()];
+    let alphas = KeyServer::start(document(&[("1", &a), ("a", &a2)])).await;
+    let betas = KeyServer::start(document(&[("1", &b), ("b", &b2)])).await;
+    let identifier = believing(vec![trusted(&alphas, ALPHA, "shop"), trusted(&betas, BETA, "desk")]).await;
+    let desk = serde_json::json!({"aud": "desk"});
+    let alice = known(identifier.caller(&under(&a, "1", &said_by(ALPHA, nothing.clone())), NOW));
+    let other_alice = known(identifier.caller(&under(&b, "1", &said_by(BETA, desk.clone())), NOW));
+    assert!(is_known(&identifier, &under(&a2, "a", &said_by(ALPHA, nothing.clone()))));
+    assert!(is_known(&identifier, &under(&b2, "b", &said_by(BETA, desk.clone()))));
+    assert_ne!(alice.session, other_alice.session, "the same sid of another issuer is another session");
+    assert_ne!(alice.token, other_alice.token);
+    assert_ne!(alice.subject, other_alice.subject);
+
+    let honest = said_by(ALPHA, nothing.clone());
+    let twice = |first: &str, last: &str| {
+        honest.replacen(
+            &format!("\"iss\":\"{ALPHA}\""),
+            &format!("\"iss\":\"{first}\",\"iss\":\"{last}\""),
+            1,
+        )
+    };
+    let iss = |value: serde_json::Value| {
+        said_by(ALPHA, serde_json::json!({ "iss": value, "aud": ["shop", "desk"] }))
+    };
+    let mut forgeries = Vec::new();
+    for (signer, kid) in
+        [(&b, "1"), (&b, "b"), (&b, "a"), (&b2, "b"), (&b2, "1"), (&b2, "a"), (&a, "b"), (&a2, "b")]
+    {
+        forgeries.push((format!("alpha's, signed under {kid} by another key"), under(signer, kid, &honest)));
+    }
+    for (signer, kid) in [(&a, "1"), (&a2, "a"), (&a, "b"), (&a2, "b")] {
+        let token = under(signer, kid, &said_by(BETA, desk.clone()));
+        forgeries.push((format!("beta's, signed under {kid} by alpha"), token));
+    }
+    forgeries.push(("signed by beta, without kid".into(), bearer(&b.honest(&honest))));
+    for (signer, who) in [(&a, "alpha"), (&b, "beta")] {
+        for payload in [
+            said_by(ALPHA, serde_json::json!({ "iss": null })),
+            iss(serde_json::Value::Null),
+            iss([ALPHA].into_iter().collect()),
+            iss([ALPHA, BETA].into_iter().collect()),
+            iss([BETA, ALPHA].into_iter().collect()),
+            iss("".into()),
+            iss(5.into()),
+            iss(true.into()),
+            iss(serde_json::json!({ "id": ALPHA })),
+            iss(format!("{ALPHA}/").into()),
+            iss(format!("{ALPHA} ").into()),
+            iss(format!("{ALPHA}\0").into()),
+            iss(format!("{ALPHA},{BETA}").into()),
+            iss(format!("{ALPHA}#{BETA}").into()),
+            iss(ALPHA.to_uppercase().into()),
+            iss(ALPHA.replace("https", "http").into()),
+            iss("https://gamma.example".into()),
+            twice(ALPHA, ALPHA),
+            twice(ALPHA, BETA),
+            twice(BETA, ALPHA),
+            honest.replacen("\"iss\"", "\"iss\":\"x\",\"\\u0069ss\"", 1),
+            honest.replacen("\"iss\"", "\"ISS\"", 1),
+        ] {
+            forgeries.push((format!("by {who}: {payload}"), under(signer, "1", &payload)));
+        }
+        // An `iss` beside the claims chooses nothing.
+        let header = format!(r#"{{"alg":"ES256","kid":"1","iss":"{ALPHA}"}}"#);
+        let payload = said_by("https://gamma.example", nothing.clone());
+        forgeries.push((format!("by {who}: iss in the header"), bearer(&signer.token(&header, &payload))));
+    }
+    forgeries.push(("beta's, for alpha's audience".into(), under(&b, "1", &said_by(BETA, nothing.clone()))));
+    forgeries.push(("alpha's, for beta's audience".into(), under(&a, "1", &said_by(ALPHA, desk))));
+    for (name, request) in &forgeries {
+        assert!(!is_known(&identifier, request), "believed: {name}");
+    }
+    assert!(forgeries.len() >= 60, "{}", forgeries.len());
+}
+
+#[tokio::test]
+async fn issuers_have_algorithms_and_leeway_of_their_own() {
+    let nothing = serde_json::json!({});
+    let (public, shared) = (Issuer::p256(), Issuer::secret());
+    let [public_key, secret_key] = [&public, &shared].map(|issuer| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), issuer.key_text()).unwrap();
+        file
+    });
+    let by_file =
+        |name: &str, algorithm: &str, file: &tempfile::NamedTempFile, leeway_seconds| config::JwtIssuer {
+            issuer: Some(name.into()),
+            algorithms: vec![algorithm.into()],
+            key_file: Some(file.path().into()),
+            leeway_seconds,
+            ..config::JwtIssuer::default()
+        };
+    let issuers =
+        vec![by_file(ALPHA, "ES256", &public_key, None), by_file(BETA, "HS256", &secret_key, Some(0))];
+    let identifier = believing(issuers).await;
+    let by = |issuer: &Issuer, iss: &str, exp: u64| {
+        bearer(&issuer.honest(&said_by(iss, serde_json::json!({ "exp": exp }))))
+    };
+    assert!(is_known(&identifier, &by(&public, ALPHA, NOW_SECONDS - 29)), "30 s where nothing is said");
+    assert!(!is_known(&identifier, &by(&shared, BETA, NOW_SECONDS - 1)), "none");
+    assert!(is_known(&identifier, &by(&shared, BETA, NOW_SECONDS + 1)));
+    // The public key of one is no secret of the other.
+    for text in [public.key_text(), public.key_text().trim_ascii_end().to_vec()] {
+        for iss in [ALPHA, BETA] {
+            assert!(!is_known(&identifier, &by(&Issuer::Secret(text.clone()), iss, NOW_SECONDS + 60)));
+        }
+    }
+    assert!(!is_known(&identifier, &bearer(&shared.honest(&said_by(ALPHA, nothing.clone())))));
+    assert!(!is_known(&identifier, &bearer(&public.honest(&said_by(BETA, nothing)))));
+}
+
+#[tokio::test]
+async fn keys_of_one_issuer_rotate_and_fail_without_the_other() {
+    let (a, b, b2) = (Issuer::p256(), Issuer::p256(), Issuer::ed());
+    let alphas = KeyServer::start(document(&[("1", &a)])).await;
+    let betas = KeyServer::start(Answer::Hang).await;
+    let identifier = believing(vec![trusted(&alphas, ALPHA, "shop"), trusted(&betas, BETA, "shop")]).await;
+    let of_alpha = under(&a, "1", &said_by(ALPHA, serde_json::json!({})));
+    let of_beta = |key: &Issuer| under(key, "1", &said_by(BETA, serde_json::json!({})));
+    assert!(is_known(&identifier, &of_alpha), "beta's silence is beta's");
+    betas.now_answers(document(&[("1", &b)]));
+    until("beta's keys arrive", || is_known(&identifier, &of_beta(&b))).await;
+    betas.now_answers(document(&[("1", &b2)]));
+    let nudge = under(&b, "unknown", &said_by(BETA, serde_json::json!({})));
+    until("beta's old key counts no more, cached or not", || {
+        identifier.caller(&nudge, NOW);
+        !is_known(&identifier, &of_beta(&b))
+    })
+    .await;
+    assert!(is_known(&identifier, &of_beta(&b2)) && is_known(&identifier, &of_alpha));
+    assert_eq!(alphas.asked(), 1, "beta's tokens ask nothing of alpha");
+    alphas.task.abort();
+    for n in 0..20 {
+        identifier.caller(&under(&a, &format!("unknown-{n}"), &said_by(ALPHA, serde_json::json!({}))), NOW);
+    }
+    assert!(is_known(&identifier, &of_alpha) && is_known(&identifier, &of_beta(&b2)));
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_counts_like_one_in_the_header() {
+    let issuer = Issuer::secret();
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), issuer.key_text()).unwrap();
+    let jwt = config::Jwt {
+        header: false,
+        query: Some("access_token".into()),
+        key_file: Some(key.path().into()),
+        ..config::Jwt::default()
+    };
+    let config = config::Identity { jwt: Some(jwt), ..config::Identity::default() };
+    let identifier = Identifier::start(&config, secret()).await.unwrap();
+    let none = HeaderMap::new();
+    let by = |query: &str| identifier.identify(&none, Some(query), NOW, Sources::ALL, false);
+    let token = issuer.honest(&payload("one", 600));
+    let expected = known(by(&format!("access_token={token}")).caller);
+    for query in [
+        format!("a=b&access_token={token}&c=d"),
+        format!("a=b;access_token={token}"),
+        format!("access%5Ftoken={token}"),
+        format!("access_token={}", token.replace('.', "%2E")),
+    ] {
+        assert_eq!(known(by(&query).caller), expected, "{query}");
+    }
+    for query in
+        ["", "access_token", "access_token=", "access_token=junk"].map(str::to_owned).into_iter().chain([
+            format!("Access_token={token}"),
+            format!("xaccess_token={token}"),
+            format!("a=access_token={token}"),
+            format!("access_token[]={token}"),
+        ])
+    {
+        new(by(&query).caller);
+    }
+    new(identifier.caller(&bearer(&token), NOW));
+    // Every one counts against the request, whichever the app honours.
+    let revoked = issuer.honest(&payload("revoked", 600));
+    let revoked_session = known(by(&format!("access_token={revoked}")).caller).session;
+    for query in [
+        format!("access_token={token}&access_token={revoked}"),
+        format!("access_token={revoked}&access_token={token}"),
+    ] {
+        let found = by(&query);
+        let mut sessions = found.others.iter().chain([found.caller.identity()]);
+        assert!(sessions.any(|identity| identity.session == revoked_session), "{query}");
+    }
+    // The page's telemetry carries its cookie and not its address.
+    let (_, own) = new(identifier.caller(&none, NOW));
+    let page =
+        identifier.identify(&cookie(&own), Some(&format!("access_token={token}")), NOW, Sources::ALL, false);
+    assert_eq!(known(page.caller), expected);
+    assert_eq!(known(identifier.caller(&cookie(&own), NOW)), expected);
 }
 
 /// A chunk of a document that never ends.
