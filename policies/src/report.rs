@@ -127,7 +127,7 @@ fn table(page: &mut String, head: &str, of: usize, rows: impl Iterator<Item = St
     rows.take(LISTED_MAX).for_each(|row| page.push_str(&row));
     page.push_str("</table></div>\n");
     if of > LISTED_MAX {
-        let _ = write!(page, "<p>The first {LISTED_MAX} of {of}; as JSON the report has all.</p>\n");
+        let _ = writeln!(page, "<p>The first {LISTED_MAX} of {of}; as JSON the report has all.</p>");
     }
 }
 
