@@ -789,6 +789,10 @@ impl ProxyHttp for Gateway {
             }
             return Ok(());
         }
+        if response.version < Version::HTTP_11 {
+            // The version is each hop's own (RFC 9110, section 2.5), and this one keeps connections.
+            response.set_version(Version::HTTP_11);
+        }
         if session.req_header().version == Version::HTTP_10 {
             // HTTP/1.0 knows no chunks: a body without a length ends with the connection.
             response.remove_header(&header::TRANSFER_ENCODING);

@@ -5,6 +5,7 @@
 //! names, how forests are grown.
 
 use crate::stats::median;
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Most times of one repetition: what a forest over two views of each can address.
@@ -120,6 +121,35 @@ pub(crate) const CLIP: f32 = 4.0;
 /// A spread is at least this: timers tick in milliseconds.
 const SPREAD_MIN: f32 = 1e-3;
 const TIME_S_MAX: f32 = 3600.0;
+
+/// The same table with `user` for `subject`, without `sessionIndex`, and each user's repetitions numbered through from 0.
+pub fn as_repetitions(text: &str) -> Result<String, TypingError> {
+    let mut lines = text.lines();
+    let header: Vec<&str> =
+        lines.next().unwrap_or_default().trim_end().split(',').map(|field| field.trim_matches('"')).collect();
+    let kept: Vec<usize> = (0..header.len()).filter(|&i| header[i] != "sessionIndex").collect();
+    let named = |name: &[&str]| header.iter().position(|field| name.contains(field));
+    let (Some(user), Some(rep)) = (named(&["subject", "user"]), named(&["rep"])) else {
+        return Err(TypingError::Line { line: 1, what: "a column of subject (or user), rep is missing" });
+    };
+    let name = |i: &usize| if *i == user { "user" } else { header[*i] };
+    let mut table = kept.iter().map(name).collect::<Vec<_>>().join(",");
+    let mut repetitions: BTreeMap<&str, u32> = BTreeMap::new();
+    for (i, line) in lines.enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let row: Vec<&str> = line.trim_end().split(',').map(|field| field.trim_matches('"')).collect();
+        if row.len() != header.len() {
+            return Err(TypingError::Line { line: i + 2, what: "the row is not as long as the header" });
+        }
+        let count = repetitions.entry(row[user]).or_default();
+        let number = count.to_string();
+        *count += 1;
+        let field = |i: &usize| if *i == rep { number.as_str() } else { row[*i] };
+        table.push('\n');
+        table += &kept.iter().map(field).collect::<Vec<_>>().join(",");
+    }
+    table.push('\n');
+    Ok(table)
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! `gaitway dataset`: what a folder of recordings holds; and reading one, for training and evaluation.
 //! Bringing recordings in from elsewhere and handing them out is `dataset/transfer.rs`'s affair.
 
+mod table;
 mod transfer;
 
 use super::complain;
@@ -188,6 +189,12 @@ fn read_session(data: &Path, file: &str) -> anyhow::Result<Vec<u8>> {
     let bytes = read.with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(bytes as u64 <= SESSION_BYTES_MAX, "{} exceeds {SESSION_BYTES_MAX} bytes", path.display());
     Ok(contents)
+}
+
+/// A field of comma-separated values.
+fn quoted(text: &str) -> String {
+    let text = text.replace(['\r', '\n'], " ");
+    if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
 #[cfg(test)]

@@ -441,14 +441,17 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 fn summary(policies: &PolicySet) -> String {
-    let rules = policies.rules().len();
+    let rules = match policies.rules().len() {
+        1 => "1 rule".into(),
+        many => format!("{many} rules"),
+    };
     let effect = if policies.enforces() { "enforces" } else { "only shadows" };
     let limits = match policies.limits().len() {
         0 => String::new(),
         1 => ", 1 limit".into(),
         many => format!(", {many} limits"),
     };
-    let mut text = format!("no mistakes; {rules} rules{limits}, {effect}, version {}", policies.version());
+    let mut text = format!("no mistakes; {rules}{limits}, {effect}, version {}", policies.version());
     for rule in policies.rules().iter().filter(|rule| rule.measure.action() == Action::StepUp) {
         let _ = write!(
             text,

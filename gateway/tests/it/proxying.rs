@@ -81,6 +81,23 @@ async fn an_http_1_0_client_is_sent_no_chunks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_http_1_0_app_is_spoken_for_in_http_1_1() {
+    let app = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gateway = Gateway::start(&format!("http://{}", app.local_addr().unwrap()), "");
+    std::thread::spawn(move || {
+        for answer in ["HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", "HTTP/1.0 200 OK\r\n\r\nthere"] {
+            let (mut connection, _) = app.accept().unwrap();
+            read_until(&mut connection, "\r\n\r\n");
+            connection.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    for (path, until) in [("/known", "hi"), ("/until-closed", "there\r\n0\r\n\r\n")] {
+        let answer = gateway.raw(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), until);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(until), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn web_sockets_pass_both_ways() {
     let app = App::start().await;
     let gateway = Gateway::start(&app.url(), "");

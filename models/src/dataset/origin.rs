@@ -3,8 +3,9 @@
 //! Each maker's columns, units and words are known here and nowhere else. Must not know: where files lie.
 
 use super::{DatasetError, RECORDING_EVENTS_MAX, START_US};
-use crate::event::{COORDINATE_MAX_PX, Event, EventKind, PAGE_CLOCK_MAX_US, PointerType};
+use crate::event::{COORDINATE_MAX_PX, Event, EventKind, KeyClass, PAGE_CLOCK_MAX_US, PointerType};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// Whose format it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,87 @@ pub fn parse(origin: Origin, text: &str) -> Result<Vec<Event>, DatasetError> {
     }
     Ok(session.events)
 }
+
+/// Sessions of a typed phrase, by user and session, from a table as of CMU's keystroke benchmark (Killourhy and
+/// Maxion, 2009): `subject` or `user`, `sessionIndex` if it was kept, `rep`, then for each key of the phrase
+/// how long it was held (`H.key`) and from its press to the next one's (`DD.key.next`), seconds. Without
+/// `sessionIndex`, fifty repetitions are a session, as in that study.
+pub fn parse_phrases(text: &str) -> Result<BTreeMap<(String, u32), Vec<Event>>, DatasetError> {
+    let fail = |line, what| DatasetError::Line { line, what };
+    let mut lines = text.lines().enumerate();
+    let header = lines.next().map_or("", |(_, line)| line.trim_start_matches('\u{feff}').trim_end());
+    let header: Vec<&str> = header.split(',').map(|field| field.trim_matches('"')).collect();
+    let column = |names: &[&str]| header.iter().position(|field| names.contains(field));
+    let (Some(user), Some(rep)) = (column(&["subject", "user"]), column(&["rep"])) else {
+        return Err(fail(1, "a column of subject (or user), rep is missing"));
+    };
+    let session = column(&["sessionIndex"]);
+    let columns = |prefix: &str| -> Vec<(usize, &str)> {
+        let named = header.iter().enumerate().filter_map(|(i, field)| Some((i, field.strip_prefix(prefix)?)));
+        named.collect()
+    };
+    let (holds, presses) = (columns("H."), columns("DD."));
+    if holds.len() < 2 || holds.len() != presses.len() + 1 {
+        return Err(fail(
+            1,
+            "a phrase of n keys has n columns H.… and n - 1 columns DD.…, and at least two keys",
+        ));
+    }
+    let mut sessions: BTreeMap<(String, u32), Vec<Event>> = BTreeMap::new();
+    for (i, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
+        let fail = |what| fail(i + 1, what);
+        let row: Vec<&str> = line.trim_end().split(',').map(|field| field.trim_matches('"')).collect();
+        if row.len() != header.len() {
+            return Err(fail("the row is not as long as the header"));
+        }
+        let rep: u32 = row[rep].parse().map_err(|_| fail("rep is not a whole number"))?;
+        let session = match session {
+            None => rep / PHRASES_A_SESSION,
+            Some(at) => row[at].parse().map_err(|_| fail("sessionIndex is not a whole number"))?,
+        };
+        let us = |column: usize| {
+            let seconds = number(row[column], &fail)?;
+            let within = (0.0..=PHRASE_S_MAX).contains(&seconds);
+            within.then_some((seconds * 1e6) as u64).ok_or(fail("a time is not within 0 to 60 seconds"))
+        };
+        let events = sessions.entry((row[user].to_string(), session)).or_default();
+        if events.len() + 2 * holds.len() > RECORDING_EVENTS_MAX {
+            return Err(DatasetError::TooLong);
+        }
+        // When the phrase was begun is not told: a pause that ends what went before.
+        let mut at_us = events.last().map_or(START_US, |last| last.at_us + PHRASE_PAUSE_US);
+        let from = events.len();
+        for (key, (held, name)) in holds.iter().enumerate() {
+            let class = key_class(name);
+            let (down, up) = (EventKind::KeyDown { class, repeat: false }, EventKind::KeyUp { class });
+            events.push(Event { at_us, trusted: true, kind: down });
+            events.push(Event { at_us: at_us + us(*held)?, trusted: true, kind: up });
+            at_us += presses.get(key).map_or(Ok(0), |(press, _)| us(*press))?;
+        }
+        // A key is often let go after the next is down. Stable: of one time, a press stays before its release.
+        events[from..].sort_by_key(|event| event.at_us);
+    }
+    Ok(sessions)
+}
+
+/// `Shift.r` is a letter typed with Shift, whose own times the study did not keep.
+fn key_class(name: &str) -> KeyClass {
+    match name.rsplit('.').next().unwrap_or_default() {
+        "Return" | "Enter" => KeyClass::Enter,
+        "space" => KeyClass::Space,
+        "zero" | "one" | "two" | "three" | "four" | "five" | "six" | "seven" | "eight" | "nine" => {
+            KeyClass::Digit
+        }
+        key if key.len() == 1 && key.as_bytes()[0].is_ascii_alphabetic() => KeyClass::Letter,
+        key if key.len() == 1 && key.as_bytes()[0].is_ascii_digit() => KeyClass::Digit,
+        _ => KeyClass::Punctuation,
+    }
+}
+
+const PHRASES_A_SESSION: u32 = 50;
+const PHRASE_PAUSE_US: u64 = 2_000_000;
+/// Longest hold or flight of a key, seconds.
+const PHRASE_S_MAX: f64 = 60.0;
 
 type Fail<'f> = &'f dyn Fn(&'static str) -> DatasetError;
 
@@ -249,6 +331,46 @@ mod tests {
             (one("MOVE", "2020-02-29 23:59:59.900"), one("RIGHT_DOWN", "2020-03-01 00:00:00.100"));
         let batches = format!("{{\"mouseEvents\":[{first}]}}\n{{\"mouseEvents\":[{second}]}}");
         check(Origin::Batches, &batches, &[(0, "move"), (200, "right down")]);
+    }
+
+    #[test]
+    fn a_typed_phrase_becomes_presses_and_releases_in_the_order_of_time() {
+        let text = "subject,sessionIndex,rep,H.t,DD.t.five,UD.t.five,H.five,DD.five.Return,UD.five.Return,H.Return\n\
+                    s002,1,1,0.15,0.1,-0.05,0.08,0.5,0.42,0.07\ns002,1,2,0.1,0.2,0.1,0.1,0.2,0.1,0.1\ns003,4,1,0.1,0.2,0.1,0.1,0.2,0.1,0.1\n";
+        let sessions = parse_phrases(text).unwrap();
+        let told = |event: &Event| {
+            let (class, way) = match event.kind {
+                EventKind::KeyDown { class, .. } => (class, "down"),
+                EventKind::KeyUp { class } => (class, "up"),
+                _ => panic!("not a key"),
+            };
+            ((event.at_us - START_US) / 1000, class, way)
+        };
+        let typed: Vec<_> = sessions[&("s002".to_string(), 1)].iter().map(told).collect();
+        use KeyClass::{Digit, Enter, Letter};
+        assert_eq!(
+            typed[..7],
+            [
+                (0, Letter, "down"),
+                (100, Digit, "down"),
+                (150, Letter, "up"),
+                (180, Digit, "up"),
+                (600, Enter, "down"),
+                (670, Enter, "up"),
+                (2_670, Letter, "down"),
+            ]
+        );
+        assert_eq!((typed.len(), sessions.len()), (12, 2));
+        for (wrong, line, word) in [
+            ("user,x\n", 1, "rep"),
+            ("user,rep,H.a\n", 1, "keys"),
+            ("user,rep,H.a,DD.a.b,H.b\na,1,0.1,0.1\n", 2, "as long"),
+            ("user,rep,H.a,DD.a.b,H.b\na,1,0.1,0.1,0.1\na,2,0.1,-1,0.1\n", 3, "within"),
+            ("user,rep,H.a,DD.a.b,H.b\na,1,NaN,0.1,0.1\n", 2, "number"),
+        ] {
+            let error = parse_phrases(wrong).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("line {line}:")) && error.contains(word), "{error}");
+        }
     }
 
     #[test]

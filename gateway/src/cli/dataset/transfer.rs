@@ -2,12 +2,13 @@
 //!
 //! Walks folders and writes files; what a line means is `gaitway_models::dataset`'s affair.
 
-use super::{SESSION_BYTES_MAX, read_all};
+use super::table::{self, FeatureRow, feature_rows};
+use super::{SESSION_BYTES_MAX, quoted, read_all, read_session};
 use anyhow::{Context, bail, ensure};
 use gaitway_models::dataset::origin::{self, Origin};
 use gaitway_models::dataset::{self, Cut, Label};
 use gaitway_models::event::{Event, EventKind};
-use gaitway_models::features::FEATURES;
+use gaitway_models::typing;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,8 @@ enum Maker {
     Delbot,
     /// JSON batches with `mouseEvents`
     Batches,
+    /// One table of a typed phrase's times, as of CMU's keystroke benchmark
+    Cmu,
     /// A folder of our own form, such as a gateway's recordings
     Gaitway,
 }
@@ -75,6 +78,8 @@ pub(super) struct ExportArgs {
 enum What {
     /// CSV, one row an evidence window
     Features,
+    /// The same table as Parquet
+    Parquet,
     /// Session files as text
     Events,
     /// Session files in the wire format (Protobuf)
@@ -105,6 +110,7 @@ pub(super) fn import(args: &ImportArgs) -> anyhow::Result<()> {
         Maker::Sapimouse => (Origin::Sapimouse, "sapimouse"),
         Maker::Delbot => (Origin::Delbot, "delbot"),
         Maker::Batches => (Origin::Batches, "batches"),
+        Maker::Cmu => return import_phrases(args),
         Maker::Gaitway => {
             let mut folder = Folder::create(&args.output)?;
             for recording in read_all(&args.input, None)? {
@@ -141,6 +147,29 @@ pub(super) fn import(args: &ImportArgs) -> anyhow::Result<()> {
     folder.finish()
 }
 
+/// Sessions of keys, and beside them the table itself for `evaluate --task keystroke`.
+fn import_phrases(args: &ImportArgs) -> anyhow::Result<()> {
+    let within = args.input.parent().unwrap_or(Path::new(""));
+    let name = args.input.file_name().context("name the table's file, not a folder")?.to_string_lossy();
+    let bytes = read_session(within, &name)?;
+    let text =
+        std::str::from_utf8(&bytes).with_context(|| format!("{} is not text", args.input.display()))?;
+    let sessions = origin::parse_phrases(text).with_context(|| args.input.display().to_string())?;
+    let mut folder = Folder::create(&args.output)?;
+    for ((user, session), events) in &sessions {
+        let name = format!("cmu/{user}_{session:02}");
+        let (label, licence) = (Label::Human, args.licence.as_str());
+        let session =
+            Session { name: &name, source: "cmu", user, label, family: None, licence, note: "", events };
+        folder.add(&session, false)?;
+    }
+    let table = args.output.join("keystroke");
+    std::fs::create_dir_all(&table).with_context(|| format!("cannot create {}", table.display()))?;
+    std::fs::write(table.join("phrase.csv"), typing::as_repetitions(text)?)
+        .with_context(|| format!("cannot write {}", table.display()))?;
+    folder.finish()
+}
+
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
     let mut recordings = read_all(&args.data, None)?;
     recordings.retain(|recording| args.user.as_ref().is_none_or(|user| recording.user == *user));
@@ -153,30 +182,15 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
         events_min: args.length_min.max(1),
         pointer_only: !args.all_types,
     };
-    if args.what == What::Features {
+    if matches!(args.what, What::Features | What::Parquet) {
         ensure!(!args.sequences, "features rest on whole sessions: leave out --sequences or export events");
         ensure!(!args.output.exists(), "{} is there already", args.output.display());
-        let mut table = String::from("session,source,user,label,bot_family,window,span_s");
-        FEATURES.iter().for_each(|feature| table += &format!(",{}", feature.name));
-        table.push('\n');
-        for recording in &recordings {
-            for (number, window) in dataset::windows(&recording.events).iter().enumerate() {
-                for (span, row) in [(10, Some(&window.short)), (30, window.long.as_ref())] {
-                    let Some(row) = row else { continue };
-                    let of =
-                        [&recording.session, &recording.source, &recording.user].map(|text| quoted(text));
-                    let family = quoted(recording.family.as_deref().unwrap_or_default());
-                    let _ =
-                        write!(table, "{},{},{family},{number},{span}", of.join(","), recording.label.name());
-                    for value in row.features {
-                        // What is missing is an empty field.
-                        let _ = if value.is_nan() { write!(table, ",") } else { write!(table, ",{value}") };
-                    }
-                    table.push('\n');
-                }
-            }
-        }
-        return std::fs::write(&args.output, table)
+        let rows: Vec<FeatureRow<'_>> = recordings.iter().flat_map(feature_rows).collect();
+        let bytes = match args.what {
+            What::Parquet => table::parquet(&rows)?,
+            _ => table::csv(&rows).into_bytes(),
+        };
+        return std::fs::write(&args.output, bytes)
             .with_context(|| format!("cannot write {}", args.output.display()));
     }
     let mut folder = Folder::create(&args.output)?;
@@ -283,15 +297,10 @@ fn find(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<(
     Ok(())
 }
 
-/// A field of comma-separated values.
-fn quoted(text: &str) -> String {
-    let text = text.replace(['\r', '\n'], " ");
-    if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gaitway_models::features::FEATURES;
 
     fn arguments(input: &Path, output: &Path, from: Maker) -> ImportArgs {
         ImportArgs { from, input: input.into(), output: output.into(), licence: "MIT, as found".into() }
@@ -343,11 +352,58 @@ mod tests {
         let columns: Vec<usize> = table.lines().map(|line| line.split(',').count()).collect();
         assert_eq!(columns, vec![7 + FEATURES.len(); columns.len()]);
         assert!(columns.len() >= 4, "a header, three windows of ten seconds, one of thirty");
+        export(&export_args(&at("in"), &at("table.parquet"), What::Parquet, false)).unwrap();
+        check_parquet(&at("table.parquet"), &table);
         let again = import(&arguments(&original, &at("in"), Maker::Sapimouse)).unwrap_err().to_string();
         assert!(again.contains("holds recordings already"), "{again}");
         std::fs::write(original.join("user7/session_2.csv"), "1,NoButton,Move,x,1\n").unwrap();
         let wrong =
             format!("{:#}", import(&arguments(&original, &at("other"), Maker::Sapimouse)).unwrap_err());
         assert!(wrong.ends_with("session_2.csv: line 1: not a number"), "{wrong}");
+    }
+
+    /// The same rows as the CSV table, read by the library's own reader.
+    fn check_parquet(path: &Path, csv: &str) {
+        use parquet::file::reader::{FileReader, SerializedFileReader};
+        use parquet::record::Field;
+        let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
+        let mut lines = csv.lines();
+        let header: Vec<&str> = lines.next().unwrap().split(',').collect();
+        let mut rows = 0;
+        for (row, line) in reader.get_row_iter(None).unwrap().zip(lines.by_ref()) {
+            let row = row.unwrap();
+            let columns: Vec<_> = row.get_column_iter().collect();
+            assert_eq!(columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), header);
+            let told = columns.iter().map(|(_, field)| match field {
+                Field::Null => String::new(),
+                Field::Str(text) => text.clone(),
+                Field::Int(n) => n.to_string(),
+                Field::Float(x) => x.to_string(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(told.collect::<Vec<_>>(), line.split(',').collect::<Vec<_>>());
+            rows += 1;
+        }
+        assert!(rows >= 4 && lines.next().is_none());
+    }
+
+    #[test]
+    fn a_table_of_typed_phrases_becomes_sessions_of_keys_and_can_be_evaluated() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut text = String::from("subject,sessionIndex,rep,H.t,DD.t.five,UD.t.five,H.five\n");
+        for i in 0..120 {
+            let _ = writeln!(text, "s{:03},{},{},0.1,0.2,0.1,0.09", 2 + i / 60, 1 + i % 60 / 30, 1 + i % 30);
+        }
+        let (input, output) = (folder.path().join("phrase.csv"), folder.path().join("out"));
+        std::fs::write(&input, text).unwrap();
+        import(&arguments(&input, &output, Maker::Cmu)).unwrap();
+        let sessions = read_all(&output, None).unwrap();
+        let of: Vec<_> = sessions.iter().map(|s| (s.user.as_str(), s.events.len())).collect();
+        assert_eq!(of, [("s002", 120), ("s002", 120), ("s003", 120), ("s003", 120)]);
+        let repetitions = super::super::read_repetitions(&output).unwrap();
+        assert_eq!((repetitions.len(), repetitions[59].number, repetitions[59].times.len()), (120, 59, 4));
+        std::fs::write(&input, "subject,rep,H.a,DD.a.b,H.b\ns002,1,x,1,1\n").unwrap();
+        let wrong = import(&arguments(&input, &folder.path().join("other"), Maker::Cmu)).unwrap_err();
+        assert!(format!("{wrong:#}").ends_with("phrase.csv: line 2: not a number"), "{wrong:#}");
     }
 }
