@@ -137,6 +137,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             outbox: outbox.clone(),
             recorder: recorder.clone(),
             profiles: knows_people.then(|| profiles.clone()),
+            trip: store.budget_trip().await.context("reading whether the logout budget was used up")?,
         },
     );
     let connections = Connections::new(&config);

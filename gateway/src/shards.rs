@@ -44,6 +44,8 @@ pub struct Parts {
     pub recorder: Option<Arc<Recorder>>,
     /// `None`: no session knows its person.
     pub profiles: Option<Arc<Profiles>>,
+    /// What had switched enforcement off before this start, if nobody has let rules enforce again since.
+    pub trip: Option<Incident>,
 }
 
 /// The handle to all shards.
@@ -78,6 +80,14 @@ impl Shards {
         let mut limits = parts.limits;
         limits.sessions_max = parts.limits.sessions_max.div_ceil(count);
         let budget = SharedBudget::new();
+        if let Some(trip) = &parts.trip {
+            budget.restore(trip.at, tripped_cap(&trip.reason));
+            gauge!("gaitway_budget_tripped").set(1.0);
+            error!(
+                incident.id = %trip.id,
+                "the logout budget was used up before this start: every rule only shadows until an operator resets it"
+            );
+        }
         let memory = SharedMemory::new(Memory::new(MEMORY_SHINGLES, MEMORY_TTL_MS));
         let senders = (0..count)
             .map(|index| {
@@ -368,10 +378,27 @@ fn trip_reason(cap: Cap, allowed: u32) -> String {
     }
 }
 
+/// The cap that a reason of the whole installation's trip names.
+fn tripped_cap(reason: &str) -> Cap {
+    if reason.contains("logouts_share_max") { Cap::ShareOfSessions } else { Cap::PerMinute }
+}
+
 /// For incidents that no engine numbers. Ten letters and digits that nobody confuses: 2^50 numbers, far
 /// more than there will be incidents.
 pub fn new_incident_id(prefix: &str) -> String {
     const LETTERS: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
     let letter = |byte: &u8| char::from(LETTERS[usize::from(byte % 32)]);
     format!("{prefix}-{}", rand::random::<[u8; 10]>().iter().map(letter).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trip_tells_its_cap() {
+        for cap in [Cap::PerMinute, Cap::ShareOfSessions] {
+            assert_eq!(tripped_cap(&trip_reason(cap, 3)), cap);
+        }
+    }
 }

@@ -150,8 +150,11 @@ pub trait Store: Send + Sync {
     /// Enforced revocations still in force and not pardoned, for the board at start.
     async fn active_revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, StoreError>;
     /// Deletes incidents and audit records older than `before`; returns how many. Incidents with a
-    /// pending step stay, so do revocations that ended later than `before`, and their pardons.
+    /// pending step stay, so do revocations that ended later than `before`, their pardons, and what
+    /// tripped the budget until it is reset.
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError>;
+    /// What switched enforcement off for everybody, if no audit record says that it was reset since.
+    async fn budget_trip(&self) -> Result<Option<Incident>, StoreError>;
     /// What is kept of a person; `None` if they were never written nor forgotten.
     async fn profile(&self, subject: SubjectId) -> Result<Option<ProfileRow>, StoreError>;
     /// Replaces the profile that was read as version `over` (`None`: there was none). False, and nothing
@@ -172,6 +175,9 @@ pub trait Store: Send + Sync {
     /// People of whom anything is known.
     async fn profiles(&self) -> Result<u64, StoreError>;
 }
+
+/// What the audit trail calls the reset of the budget by an operator.
+pub const BUDGET_RESET: &str = "budget-reset";
 
 /// What carrying out an incident means for the board of revocations. One definition for the outbox,
 /// which does it, and for the store, which knows what is in force.

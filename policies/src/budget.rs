@@ -90,6 +90,11 @@ impl SharedBudget {
         within(&self.ledger().granted, now, HOUR)
     }
 
+    /// Opens the breaker as it stood before a restart: only a person closes it.
+    pub fn restore(&self, since: Timestamp, cap: Cap) {
+        self.ledger().tripped = Some((since, cap));
+    }
+
     pub(crate) fn session_opened(&self) {
         self.ledger().sessions += 1;
     }
@@ -203,6 +208,16 @@ mod tests {
         assert_eq!(budget.ask(Timestamp(DAY.as_millis() as u64 * 9), &BUDGET, account(4)), Grant::Open);
         budget.reset();
         assert_eq!(budget.ask(Timestamp(3), &BUDGET, account(5)), Grant::Granted);
+    }
+
+    #[test]
+    fn a_breaker_that_was_open_before_a_restart_stays_open() {
+        let budget = ledger(1000);
+        budget.restore(Timestamp(5), Cap::ShareOfSessions);
+        assert_eq!(budget.tripped(), Some((Timestamp(5), Cap::ShareOfSessions)));
+        assert_eq!(budget.ask(Timestamp(6), &BUDGET, account(1)), Grant::Open);
+        budget.reset();
+        assert_eq!(budget.ask(Timestamp(7), &BUDGET, account(1)), Grant::Granted);
     }
 
     #[test]

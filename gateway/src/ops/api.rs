@@ -9,7 +9,7 @@ use crate::alert::letter;
 use crate::clock;
 use crate::revocation::{BoardHealth, Refusal as BoardRefusal};
 use crate::shards::{ShardError, new_incident_id};
-use crate::store::{AuditRecord, IncidentFilter, IncidentRow, Step, StepState, StoreError};
+use crate::store::{AuditRecord, BUDGET_RESET, IncidentFilter, IncidentRow, Step, StepState, StoreError};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
@@ -494,8 +494,9 @@ pub async fn reset_budget(
     Body(why): Body<Why>,
 ) -> Result<Json<serde_json::Value>, Refusal> {
     let why = why.text()?;
+    // Before it is done: what trips the budget after this moment is remembered at the next start.
+    state.audit(&actor.who, BUDGET_RESET, &why, None).await;
     state.shards.reset_budget(actor.who.clone()).await.map_err(|_| closing())?;
-    state.audit(&actor.who, "budget-reset", &why, None).await;
     Ok(Json(serde_json::json!({})))
 }
 

@@ -84,6 +84,7 @@ impl TestOps {
             outbox: outbox.clone(),
             recorder: None,
             profiles: None,
+            trip: None,
         };
         let shards = Shards::start(2, &parts);
         let model = ModelInForce { hash: "0123456789abcdef".into(), calibrated: false };

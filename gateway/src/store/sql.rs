@@ -224,6 +224,17 @@ macro_rules! implement_store {
                     + self.prune_with(sql::PRUNE_AUDIT, before).await?)
             }
 
+            async fn budget_trip(
+                &self,
+            ) -> Result<Option<gaitway_policies::Incident>, crate::store::StoreError> {
+                let rows = sqlx::query(sql::SELECT_TRIP)
+                    .bind(crate::store::BUDGET_RESET)
+                    .fetch_all(&self.reader)
+                    .await
+                    .map_err($error)?;
+                Ok(sql::incident_rows(&rows)?.0.pop().map(|row| row.incident))
+            }
+
             async fn profile(
                 &self,
                 subject: gaitway_policies::SubjectId,
@@ -406,6 +417,12 @@ pub(super) const SELECT_INCIDENTS: &str = select_rows!(
 pub(super) const SELECT_INCIDENT: &str =
     select_rows!("SELECT * FROM gaitway_incidents WHERE id = $1", "i.number");
 
+pub(super) const SELECT_TRIP: &str = select_rows!(
+    "SELECT * FROM gaitway_incidents WHERE action = 'budget-trip' AND mode = 'enforce' AND at_ms > \
+     (SELECT COALESCE(MAX(at_ms), 0) FROM gaitway_audit WHERE what = $1) ORDER BY at_ms DESC LIMIT 1",
+    "i.number"
+);
+
 pub(super) const POSTPONE_STEPS: &str = "UPDATE gaitway_steps SET retry_at_ms = $3 \
     WHERE incident = $1 AND state = 'pending' AND retry_at_ms <= $2 AND ($4 IS NULL OR name = $4)";
 
@@ -436,7 +453,9 @@ pub(super) const PRUNE_INCIDENTS: &str = "DELETE FROM gaitway_incidents WHERE nu
     AND NOT EXISTS (SELECT 1 FROM gaitway_steps AS s WHERE s.incident = i.id AND s.state = 'pending') \
     AND NOT (i.effect = 'pardon' AND EXISTS (SELECT 1 FROM gaitway_incidents AS r \
     WHERE r.effect = 'revoke' AND r.until_ms >= $1 AND r.at_ms <= i.at_ms \
-    AND (r.session = i.session OR r.subject = i.subject))) LIMIT $2)";
+    AND (r.session = i.session OR r.subject = i.subject))) \
+    AND NOT (i.action = 'budget-trip' AND i.mode = 'enforce' AND NOT EXISTS (SELECT 1 FROM gaitway_audit AS a \
+    WHERE a.what = 'budget-reset' AND a.at_ms >= i.at_ms)) LIMIT $2)";
 
 pub(super) const PRUNE_AUDIT: &str = "DELETE FROM gaitway_audit WHERE number IN \
     (SELECT number FROM gaitway_audit WHERE at_ms < $1 LIMIT $2)";

@@ -159,6 +159,44 @@ async fn a_used_up_budget_is_told_by_mail_once_and_rules_enforce_again_only_by_h
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_used_up_budget_stays_so_across_a_restart_and_a_reset_does_too() {
+    let budget = "budget: {logouts_per_minute_max: 1, logouts_share_max: 100%}\n";
+    let (app, place) = (App::start().await, Place::new(&rule("enforce", budget)));
+    let data = place.0.path().join("data");
+    let start = || Gateway::start_in(&app.url(), &place.settings(""), &data);
+    let tripped = async |gateway: &Gateway| gateway.metric("gaitway_budget_tripped", "").await == 1.0;
+    let stop = |mut gateway: Gateway| {
+        gateway.signal("TERM");
+        assert!(gateway.wait());
+    };
+    let gateway = start();
+    visit(&gateway, "alice", 1).await;
+    visit(&gateway, "bob", 2).await;
+    eventually("the budget has tripped", async || tripped(&gateway).await).await;
+    let status = Operator::get(&gateway, "/status").await;
+    budget_trip(&gateway).await;
+    stop(gateway);
+
+    let gateway = start();
+    assert!(tripped(&gateway).await, "nobody has looked yet");
+    let again = Operator::get(&gateway, "/status").await;
+    assert_eq!(again["budget"]["tripped"], status["budget"]["tripped"], "since when and by what");
+    let carol = visit(&gateway, "carol", 3).await;
+    eventually("carol's decision only shadows", async || {
+        gateway.metric("gaitway_incidents_total", "action=\"logout\",mode=\"shadow\"").await >= 1.0
+    })
+    .await;
+    assert!(!carol.is_refused(&gateway).await);
+    policy(&gateway, &place.password(), &["reset-budget", "--why", "a test looked", "--by", "tess"]);
+    stop(gateway);
+
+    let gateway = start();
+    assert!(!tripped(&gateway).await);
+    let dave = visit(&gateway, "dave", 1).await;
+    eventually("rules enforce again", async || dave.is_refused(&gateway).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_used_up_share_of_sessions_switches_every_rule_to_shadow() {
     let budget = "budget: {logouts_per_minute_max: 100, logouts_share_max: 1%}\n";
     let (app, place) = (App::start().await, Place::new(&rule("enforce", budget)));

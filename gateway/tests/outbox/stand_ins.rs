@@ -181,6 +181,9 @@ impl Store for Switch {
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.write()?.prune(before).await
     }
+    async fn budget_trip(&self) -> Result<Option<Incident>, StoreError> {
+        self.read()?.budget_trip().await
+    }
     async fn profile(&self, subject: SubjectId) -> Result<Option<ProfileRow>, StoreError> {
         self.pass("before profile".into()).await;
         self.read()?.profile(subject).await

@@ -59,6 +59,7 @@ const CLAIMS: &[(&str, Claim)] = claims![
     pruning_keeps_what_is_unfinished_or_in_force,
     a_pardon_outlives_the_revocation_it_lifted,
     concurrent_records_all_arrive,
+    a_used_up_budget_is_remembered_until_it_is_reset,
     a_profile_comes_back_and_an_older_one_never_replaces_it,
     of_many_who_learnt_from_one_profile_one_writes,
     who_is_forgotten_is_not_written_back_by_those_who_remember,
@@ -345,6 +346,44 @@ async fn concurrent_records_all_arrive(store: &dyn Store) {
         outcome.unwrap();
     }
     assert_eq!(store.due(NOW, 100).await.unwrap().len(), 40);
+}
+
+async fn a_used_up_budget_is_remembered_until_it_is_reset(store: &dyn Store) {
+    let trip = |number, at, mode| {
+        with(logout(number, at), |incident| {
+            incident.action = Action::BudgetTrip;
+            incident.mode = mode;
+        })
+    };
+    assert_eq!(store.budget_trip().await.unwrap(), None);
+    store.record(&trip(1, NOW, Mode::Shadow), &[]).await.unwrap();
+    assert_eq!(store.budget_trip().await.unwrap(), None, "one account was spared, no more");
+    let whole = trip(2, NOW, Mode::Enforce);
+    store.record(&whole, &[Step::pending("log", NOW), Step::pending("mail", NOW)]).await.unwrap();
+    assert_eq!(store.budget_trip().await.unwrap(), Some(whole.clone()));
+    for step in ["log", "mail"] {
+        let done = Step { state: StepState::Done, ..Step::pending(step, NOW) };
+        store.update_step(&whole.id, &done).await.unwrap();
+    }
+    let year = 365 * 24 * 3600;
+    store.prune(later(year)).await.unwrap();
+    assert_eq!(store.budget_trip().await.unwrap(), Some(whole), "age resets nothing");
+    let reset = AuditRecord {
+        at: later(year),
+        who: "olga".into(),
+        what: store::BUDGET_RESET.into(),
+        session: None,
+        incident: None,
+        why: "looked at it".into(),
+        policy_version: None,
+    };
+    store.audit(&reset).await.unwrap();
+    assert_eq!(store.budget_trip().await.unwrap(), None);
+    let again = trip(3, later(year + 1), Mode::Enforce);
+    store.record(&again, &[]).await.unwrap();
+    assert_eq!(store.budget_trip().await.unwrap(), Some(again));
+    store.prune(later(year + 60)).await.unwrap();
+    assert_eq!(store.incident("G-002").await.unwrap(), None, "the one that was reset is gone");
 }
 
 const ALICE: SubjectId = SubjectId([1; 16]);

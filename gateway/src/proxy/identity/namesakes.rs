@@ -16,11 +16,12 @@ pub struct Namesakes {
 
 impl Namesakes {
     pub fn new(config: &config::Identity, secret: Arc<InstallSecret>) -> Namesakes {
-        let jwt = config.jwt.as_ref().and_then(|jwt| jwt.issuer.clone());
-        let oidc = config.oidc.as_ref().map(|oidc| oidc.issuer.clone());
-        let introspection = config.introspection.as_ref().and_then(|known| known.issuer.clone());
-        let issuers = [Some(String::new()), jwt, oidc, introspection].into_iter().flatten().collect();
-        Namesakes { secret, issuers }
+        let believed = config.jwt.iter().flat_map(|jwt| jwt.believed());
+        let oidc = config.oidc.iter().map(|oidc| oidc.issuer.clone());
+        let introspection = config.introspection.iter().filter_map(|known| known.issuer.clone());
+        let jwt = believed.filter_map(|(_, known)| known.issuer);
+        let issuers = std::iter::once(String::new()).chain(jwt).chain(oidc).chain(introspection);
+        Namesakes { secret, issuers: issuers.collect() }
     }
 
     /// Everybody of this name, at one issuer or at all that are known: as text, and as the number it may be.
