@@ -2,15 +2,18 @@
 //!
 //! Layout: magic, format version, length of the card, the card (JSON), each expert's forest, the
 //! people of each expert that measures distance from them, of each
-//! stratum the shape and the forest, the bank's rows (`f32`), SHA-256 of all before; numbers little endian.
-//! A file without strata and bank is of format 1, which older builds read. Must not know: where the bytes lie.
+//! stratum the shape and the forest, the bank's rows (`f32`), the background of people, SHA-256 of all before;
+//! numbers little endian. A file without a background is of format 2, one without strata and bank too of format
+//! 1, which older builds read. Must not know: where the bytes lie.
 
 use crate::features::{self, Channel};
 use crate::forest::{Forest, ForestError, Leaves, read_u32};
+use crate::hand;
+use crate::owner::{Background, Owners, OwnersCard};
 use crate::population::{
     BankSession, DEVICES_MAX, Population, STRATA_MAX, Shape, Stratum, StratumCard, read_numbers,
 };
-use crate::sequential::Threshold;
+use crate::sequential::{self, Threshold};
 use crate::train::Recipe;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -24,7 +27,7 @@ pub const EXPERTS_MAX: usize = 16;
 pub const BANK_SESSIONS_MAX: usize = 1024;
 pub const BANK_ROWS_MAX: usize = 8192;
 /// Newest format this build reads and writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// A model, decoded.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +41,8 @@ pub struct Artifact {
     pub population: Population,
     /// In the order of `card.bank`.
     pub bank: Vec<BankSession>,
+    /// How this site's people move, for telling an account's owner from them.
+    pub owners: Option<Owners>,
 }
 
 /// What a model says about itself.
@@ -67,6 +72,9 @@ pub struct Card {
     /// Sessions of the bot bank and their numbers of rows; written from the bank when a model is encoded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bank: Vec<BankEntry>,
+    /// The background of people; written from it when a model is encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owners: Option<OwnersCard>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,6 +190,11 @@ pub enum ArtifactError {
         features::table_hash()
     )]
     FeatureTable { found: String },
+    #[error(
+        "the model's background of people counts movements by table {found}, this build by {}; learn the site again",
+        hand::table_hash()
+    )]
+    Hand { found: String },
     #[error("the model names a feature this build does not have: {0}")]
     Feature(String),
     #[error("the model's numbers make no sense: {0}")]
@@ -204,7 +217,12 @@ impl Artifact {
         card.bank = self.bank.iter().map(entry).collect();
         let old =
             self.population.is_empty() && self.bank.is_empty() && self.people.iter().all(Option::is_none);
-        let format = if old { 1 } else { FORMAT_VERSION };
+        card.owners = self.owners.as_ref().map(|owners| owners.card.clone());
+        let format = match card.owners {
+            Some(_) => FORMAT_VERSION,
+            None if old => 1,
+            None => 2,
+        };
         let card = serde_json::to_vec(&card).unwrap_or_default();
         let mut bytes = MAGIC.to_vec();
         bytes.extend(u32::to_le_bytes(format));
@@ -218,6 +236,9 @@ impl Artifact {
         }
         let rows = self.bank.iter().flat_map(|session| session.rows.iter().flatten());
         rows.for_each(|value| bytes.extend(value.to_le_bytes()));
+        if let Some(owners) = &self.owners {
+            owners.background.write(&mut bytes);
+        }
         let hash = Sha256::digest(&bytes);
         bytes.extend(hash);
         bytes
@@ -250,8 +271,9 @@ impl Artifact {
         let people = read_people(&card, &mut rest)?;
         let population = read_population(&card, &mut rest)?;
         let bank = read_bank(&card, &mut rest).ok_or(ArtifactError::Damaged)?;
+        let owners = read_owners(&card, &mut rest)?;
         if rest.is_empty() {
-            Ok(Artifact { card, forests, people, population, bank })
+            Ok(Artifact { card, forests, people, population, bank, owners })
         } else {
             Err(ArtifactError::Damaged)
         }
@@ -295,6 +317,22 @@ fn read_bank(card: &Card, rest: &mut &[u8]) -> Option<Vec<BankSession>> {
         Some(BankSession { source: entry.source.clone(), family: entry.family.clone(), rows })
     };
     card.bank.iter().map(session).collect()
+}
+
+fn read_owners(card: &Card, rest: &mut &[u8]) -> Result<Option<Owners>, ArtifactError> {
+    let Some(card) = &card.owners else { return Ok(None) };
+    if card.hand != hand::table_hash() {
+        return Err(ArtifactError::Hand { found: card.hand.clone() });
+    }
+    let sound = card.slope >= 0.0 && card.slope.is_finite() && card.intercept.is_finite();
+    // What a single block, or two, could reach is no threshold.
+    let reach = card.threshold.is_none_or(|threshold| threshold.nats >= sequential::THRESHOLD_NATS_MIN);
+    if !sound || !reach {
+        return Err(ArtifactError::Numbers("calibration of the background of people"));
+    }
+    let background = Background::read((card.axes as usize, card.cohort as usize), rest)
+        .ok_or(ArtifactError::Numbers("the background of people"))?;
+    Ok(Some(Owners { background, card: card.clone() }))
 }
 
 /// What decisions and incidents call a model: the first 16 hex digits of its SHA-256.
@@ -365,7 +403,7 @@ mod tests {
         assert_eq!(refused(b""), "this is not a Gaitway model file");
         let mut newer = DEFAULT_MODEL.to_vec();
         newer[8] = 9;
-        assert_eq!(refused(&newer), "the model file is in format 9; this build reads formats up to 2");
+        assert_eq!(refused(&newer), "the model file is in format 9; this build reads formats up to 3");
         let mut flipped = DEFAULT_MODEL.to_vec();
         let middle = flipped.len() / 2;
         flipped[middle] ^= 1;

@@ -6,7 +6,9 @@
 use crate::artifact::{Artifact, Asks, Distance, ExpertChannel, Span, short_hash};
 use crate::features::{self, FEATURE_COUNT, FEATURES, Feature};
 use crate::forest::{FEATURES_MAX, Forest, Slots};
+use crate::owner::Owners;
 use crate::population::{Device, Population, Shape, Verdict};
+use crate::profile::{Ending, Profile};
 use crate::sequential::{WINDOW_NATS_MAX, cusum};
 use crate::session::{LedgerReason, Session, Window, WindowRow};
 use crate::time::Timestamp;
@@ -21,6 +23,7 @@ pub struct Detector {
     calibrated: bool,
     model: String,
     usual: [(f32, f32); FEATURE_COUNT],
+    owners: Option<Owners>,
 }
 
 /// What is known about a session now. Scores are `None` until there is evidence.
@@ -170,7 +173,11 @@ impl Detector {
             ledger.score = Some(probability(judgement.log_ratio));
             ledger.reasons = judgement.reasons;
         }
-        let ledger = &session.ledger;
+        if let (Some(owners), Some(doubt)) = (&self.owners, &mut session.doubt) {
+            doubt.judge(owners);
+        }
+        let (ledger, doubt) = (&session.ledger, session.doubt.as_ref().filter(|_| self.knows_owners()));
+        let promise = self.owners.as_ref().map(|owners| &owners.card);
         Assessment {
             bot_score: ledger.score,
             bot_evidence: ledger.evidence,
@@ -182,14 +189,26 @@ impl Detector {
             reasons: ledger.reasons.iter().flatten().map(|reason| self.reason(reason)).collect(),
             calibrated: self.calibrated,
             automation: session.environment().is_some_and(|environment| environment.automation),
+            owner_score: doubt.and_then(|doubt| doubt.log_ratio).map(probability),
+            owner_evidence: doubt.map_or(0.0, |doubt| doubt.evidence),
+            owner_threshold: promise
+                .and_then(|card| card.threshold)
+                .map_or_else(unreachable_threshold, |threshold| threshold.nats),
+            owner_calibrated: promise.is_some_and(|card| card.calibrated),
+            profile: doubt.map_or(ProfileState::Off, |doubt| doubt.state),
             model: self.model.clone(),
-            ..Assessment::default()
         }
     }
 
     /// Whether the model holds the background of people that an owner is judged against.
     pub fn knows_owners(&self) -> bool {
-        false
+        self.owners.is_some()
+    }
+
+    /// What a session that is over teaches about its person, who is watched no longer; `None` if nothing.
+    pub fn learn(&self, session: &mut Session, ending: Ending) -> Option<Profile> {
+        let doubt = session.doubt.take()?;
+        doubt.learn(self.owners.as_ref()?, ending)
     }
 
     /// Evidence at which a session is called a bot, nats.
@@ -260,6 +279,7 @@ impl Detector {
             calibrated: card.calibrated,
             model,
             usual,
+            owners: artifact.owners,
         }
     }
 

@@ -9,9 +9,15 @@
 
 use crate::event::{Event, EventKind, PointerType};
 use crate::summary::{ACTIVE_GAP_US, GRID_US, STILL_US};
+use sha2::{Digest, Sha256};
 
-/// Active input that completes a block, microseconds: 14 s.
+/// Active input that completes a block of many moves, microseconds: 14 s.
 pub const BLOCK_ACTIVE_US: u64 = 14_000_000;
+/// Moves that are many. Work in which a pointer moves now and then makes longer blocks, as short ones would
+/// hold little: at 60 a second 14 s hold 500, over a remote desktop 70.
+pub const BLOCK_MOVES_FULL: u32 = 200;
+/// Active input that completes any block, microseconds: 56 s.
+pub const BLOCK_ACTIVE_MAX_US: u64 = 56_000_000;
 /// A block with fewer moves says too little about a hand.
 pub const BLOCK_MOVES_MIN: u32 = 30;
 
@@ -94,6 +100,19 @@ impl Hand {
     }
 }
 
+/// Hash of what a block counts, 16 hex digits: blocks of another table cannot be compared.
+pub fn table_hash() -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(
+        [BLOCK_ACTIVE_US, BLOCK_ACTIVE_MAX_US, BLOCK_MOVES_FULL.into()].map(u64::to_le_bytes).as_flattened(),
+    );
+    for (name, bins) in GROUPS {
+        hasher.update(name);
+        hasher.update((bins as u32).to_le_bytes());
+    }
+    hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The blocks of a recording, by the code that runs live.
 pub fn blocks(events: &[Event]) -> Vec<Hand> {
     let mut tracker = HandTracker::default();
@@ -172,7 +191,8 @@ impl HandTracker {
             }
             _ => {}
         }
-        if self.active_us >= BLOCK_ACTIVE_US { self.take() } else { None }
+        let is_full = self.active_us >= BLOCK_ACTIVE_US && self.moves >= BLOCK_MOVES_FULL;
+        if is_full || self.active_us >= BLOCK_ACTIVE_MAX_US { self.take() } else { None }
     }
 
     /// What is left at the end of a session, if it is at least half a block.

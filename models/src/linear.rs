@@ -3,7 +3,7 @@
 //! Must not know: what rows and columns mean.
 
 /// Lower factor `L` of a symmetric, positive matrix `A = L Lᵀ`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Lower {
     rows: Vec<f64>,
     n: usize,

@@ -5,10 +5,14 @@
 //! then judged twice: by a regularised least-squares line between their points and the background's,
 //! and, where the background has enough people, by the likelihood ratio of "the same person" against
 //! "one of the others" (probabilistic linear discriminant analysis, Ioffe 2006). Owner and impostor
-//! need not be among the background. Must not know: sessions, files, names of users.
+//! need not be among the background. A background is rounded to what a model file holds as soon as it is
+//! fitted, so that what was calibrated is what judges. Must not know: sessions, files, names of users.
 
-use crate::hand::{BINS, GROUPS, Hand};
+use crate::hand::{self, BINS, GROUPS, Hand};
 use crate::linear::{Lower, dot, eigen_symmetric};
+use crate::population::read_numbers;
+use crate::sequential::Threshold;
+use serde::{Deserialize, Serialize};
 
 /// Most background people kept; more add little and cost a matrix of their number squared.
 pub const PEOPLE_MAX: usize = 256;
@@ -17,18 +21,20 @@ pub const PEOPLE_MIN: usize = 3;
 pub const BLOCKS_MIN: usize = 3;
 
 /// How other people's hands look.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Background {
     /// Share of each bin within its group, over everybody.
     common: Vec<f64>,
     centre: Vec<f64>,
-    /// Background's second moments, and within-person spread as ridge; row-major.
-    metric: Vec<f64>,
+    /// Background's second moments, and within-person spread as ridge; lower triangle by rows, packed.
+    metric: Vec<f32>,
+    /// The metric's factor.
+    factor: Lower,
     likelihood: Option<Likelihood>,
 }
 
 /// Directions in which people differ, each scaled so that one person's blocks spread by 1.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Likelihood {
     axes: Vec<Vec<f64>>,
     /// Variance between people along each axis.
@@ -38,7 +44,7 @@ struct Likelihood {
 }
 
 /// Where along each axis a person lies, and how surely.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Belief {
     mean: Vec<f64>,
     variance: Vec<f64>,
@@ -50,6 +56,55 @@ pub struct Owner {
     weights: Vec<f64>,
     middle: f64,
     belief: Option<Belief>,
+}
+
+/// A background, what its word is worth, and from when on it is doubt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Owners {
+    pub background: Background,
+    pub card: OwnersCard,
+}
+
+/// What a model says about its background.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OwnersCard {
+    /// Hash of the distributions that blocks count.
+    pub hand: String,
+    /// People the background learnt from.
+    pub people: u32,
+    pub axes: u32,
+    pub cohort: u32,
+    /// Log-likelihood ratio for "somebody else" = `slope` × score + `intercept`, from people held out.
+    pub slope: f32,
+    pub intercept: f32,
+    /// From whole sessions of people held out; `None` where nobody came twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<Threshold>,
+    /// Those people carry the promise that was asked for.
+    pub calibrated: bool,
+}
+
+impl Owners {
+    /// A background whose word is taken as it is, without a threshold.
+    pub fn uncalibrated(background: Background, people: usize) -> Owners {
+        let (axes, cohort) = background.axes_and_cohort();
+        let card = OwnersCard {
+            hand: hand::table_hash(),
+            people: people as u32,
+            axes: axes as u32,
+            cohort: cohort as u32,
+            slope: 1.0,
+            intercept: 0.0,
+            threshold: None,
+            calibrated: false,
+        };
+        Owners { background, card }
+    }
+
+    /// Nats for "somebody else" of one block.
+    pub fn log_ratio(&self, owner: &Owner, block: &Hand) -> f32 {
+        self.card.slope * self.background.score(owner, block) + self.card.intercept
+    }
 }
 
 impl Background {
@@ -79,13 +134,82 @@ impl Background {
             }
         }
         shrink(&mut within, WITHIN_SHRINKAGE);
-        let metric =
-            second.iter().zip(&within).map(|(second, within)| 0.5 * second + RIDGE * within).collect();
+        let at = |i: usize, k: usize| (0.5 * second[i * BINS + k] + RIDGE * within[i * BINS + k]) as f32;
+        let metric = (0..BINS).flat_map(|i| (0..=i).map(move |k| (i, k))).map(|(i, k)| at(i, k)).collect();
         let likelihood = (people.len() >= LIKELIHOOD_PEOPLE_MIN)
             .then(|| Likelihood::fit(within, &means, &points))
             .flatten()
             .map(|likelihood| likelihood.with_cohort(&points, &centre));
-        Some(Background { common, centre, metric, likelihood })
+        Background::of(common, centre, metric, likelihood)
+    }
+
+    /// Rounds to what a file holds. `None` unless the metric is positive.
+    fn of(
+        mut common: Vec<f64>,
+        mut centre: Vec<f64>,
+        metric: Vec<f32>,
+        mut likelihood: Option<Likelihood>,
+    ) -> Option<Background> {
+        let round = |numbers: &mut Vec<f64>| numbers.iter_mut().for_each(|x| *x = f64::from(*x as f32));
+        [&mut common, &mut centre].into_iter().for_each(round);
+        if let Some(Likelihood { axes, between, cohort }) = &mut likelihood {
+            axes.iter_mut().for_each(round);
+            round(between);
+            cohort
+                .iter_mut()
+                .for_each(|Belief { mean, variance }| [mean, variance].into_iter().for_each(round));
+        }
+        let mut square = vec![0.0; BINS * BINS];
+        for i in 0..BINS {
+            let row = &metric[i * (i + 1) / 2..][..=i];
+            square[i * BINS..][..=i].iter_mut().zip(row).for_each(|(x, m)| *x = f64::from(*m));
+        }
+        let factor = Lower::factor(square, BINS)?;
+        Some(Background { common, centre, metric, factor, likelihood })
+    }
+
+    /// Directions in which people differ, and people of the cohort; what [`Background::read`] needs to know.
+    pub fn axes_and_cohort(&self) -> (usize, usize) {
+        self.likelihood.as_ref().map_or((0, 0), |likelihood| (likelihood.axes.len(), likelihood.cohort.len()))
+    }
+
+    /// Appends its numbers (`f32`, little endian).
+    pub(crate) fn write(&self, bytes: &mut Vec<u8>) {
+        let mut put = |x: f32| bytes.extend(x.to_le_bytes());
+        self.common.iter().chain(&self.centre).for_each(|x| put(*x as f32));
+        self.metric.iter().for_each(|x| put(*x));
+        if let Some(Likelihood { axes, between, cohort }) = &self.likelihood {
+            axes.iter().flatten().chain(between).for_each(|x| put(*x as f32));
+            let beliefs = cohort.iter().flat_map(|belief| belief.mean.iter().chain(&belief.variance));
+            beliefs.for_each(|x| put(*x as f32));
+        }
+    }
+
+    /// Reads a background of so many axes and people from the front of `bytes`; `None` if they end early or
+    /// hold what no fit leaves behind.
+    pub(crate) fn read((axes, cohort): (usize, usize), bytes: &mut &[u8]) -> Option<Background> {
+        if axes > AXES_MAX || cohort > PEOPLE_MAX || (axes == 0) != (cohort == 0) {
+            return None;
+        }
+        let mut take = |n: usize| -> Option<Vec<f64>> {
+            let numbers = read_numbers(bytes, n)?;
+            numbers.iter().all(|x| x.is_finite()).then(|| numbers.into_iter().map(f64::from).collect())
+        };
+        let (common, centre) = (take(BINS)?, take(BINS)?);
+        let metric: Vec<f32> = take(BINS * (BINS + 1) / 2)?.into_iter().map(|x| x as f32).collect();
+        let is_positive = |numbers: &[f64]| numbers.iter().all(|x| *x > 0.0);
+        let mut likelihood = None;
+        if axes > 0 {
+            let directions = (0..axes).map(|_| take(BINS)).collect::<Option<_>>()?;
+            let between = take(axes)?;
+            let mut belief = |_| Some(Belief { mean: take(axes)?, variance: take(axes)? });
+            let cohort: Vec<Belief> = (0..cohort).map(&mut belief).collect::<Option<_>>()?;
+            if !is_positive(&between) || !cohort.iter().all(|belief| is_positive(&belief.variance)) {
+                return None;
+            }
+            likelihood = Some(Likelihood { axes: directions, between, cohort });
+        }
+        if is_positive(&common) { Background::of(common, centre, metric, likelihood) } else { None }
     }
 
     /// Learns an owner from their blocks; `None` with fewer than [`BLOCKS_MIN`].
@@ -95,10 +219,23 @@ impl Background {
         }
         let points: Vec<Vec<f64>> = blocks.iter().map(|block| self.point(block)).collect();
         let own = mean(&points);
-        let mut metric = self.metric.clone();
-        points.iter().for_each(|point| add_square(&mut metric, point, 0.5 / points.len() as f64));
-        let target: Vec<f64> = own.iter().map(|x| 0.5 * x).collect();
-        let weights = Lower::factor(metric, BINS)?.solve(&target);
+        // The owner's second moments add as many directions to the metric as they have blocks, so a small
+        // system stands for the large one: (M + c PᵀP)⁻¹ Pᵀ = M⁻¹ Pᵀ (I + c P M⁻¹ Pᵀ)⁻¹.
+        let n = points.len();
+        let half = 0.5 / n as f64;
+        let solved: Vec<Vec<f64>> = points.iter().map(|point| self.factor.solve_lower(point)).collect();
+        let mut small = vec![0.0; n * n];
+        for i in 0..n {
+            for k in 0..=i {
+                small[i * n + k] = half * dot(&solved[i], &solved[k]) + f64::from(u8::from(i == k));
+            }
+        }
+        let shares = Lower::factor(small, n)?.solve(&vec![half; n]);
+        let mut weights = vec![0.0; BINS];
+        for (solved, share) in solved.iter().zip(&shares) {
+            weights.iter_mut().zip(solved).for_each(|(x, y)| *x += share * y);
+        }
+        let weights = self.factor.solve_upper(&weights);
         // Half way between the owner's mean and the background's, which is the origin.
         let middle = 0.5 * dot(&own, &weights);
         let belief = self.likelihood.as_ref().map(|likelihood| likelihood.belief(&points));
@@ -303,6 +440,54 @@ mod tests {
         let strangers: Vec<f32> = (101..109).map(|seed| mean(&person(seed))).collect();
         let further = strangers.iter().filter(|stranger| **stranger > own).count();
         assert!(further >= 7, "own {own}, strangers {strangers:?}");
+    }
+
+    #[test]
+    fn the_bytes_of_a_background_read_back_and_judge_alike_or_are_refused() {
+        let people: Vec<Vec<Hand>> = (0..LIKELIHOOD_PEOPLE_MIN as u64).map(person).collect();
+        for people in [&people[..], &people[..5]] {
+            let background = Background::fit(people).unwrap();
+            let mut bytes = Vec::new();
+            background.write(&mut bytes);
+            let sizes = background.axes_and_cohort();
+            assert_eq!(sizes.1, if people.len() > 5 { people.len() } else { 0 });
+            let mut rest = bytes.as_slice();
+            assert_eq!(Background::read(sizes, &mut rest).as_ref(), Some(&background));
+            assert!(rest.is_empty());
+            assert_eq!(Background::read(sizes, &mut &bytes[..bytes.len() - 1]), None);
+            assert_eq!(Background::read((AXES_MAX + 1, sizes.1), &mut bytes.as_slice()), None);
+            let spoilt = |at: usize, x: f32| {
+                let mut bytes = bytes.clone();
+                bytes[4 * at..4 * at + 4].copy_from_slice(&x.to_le_bytes());
+                Background::read(sizes, &mut bytes.as_slice())
+            };
+            assert_eq!(spoilt(0, -1.0), None, "a share below nothing");
+            assert_eq!(spoilt(BINS, f32::NAN), None);
+            assert_eq!(spoilt(2 * BINS, -1.0), None, "a metric that is not positive");
+        }
+    }
+
+    #[test]
+    fn enrolling_by_the_small_system_equals_the_large_one() {
+        let people: Vec<Vec<Hand>> = (0..4).map(person).collect();
+        let background = Background::fit(&people).unwrap();
+        let blocks = person(9);
+        let owner = background.enrol(&blocks).unwrap();
+        let points: Vec<Vec<f64>> = blocks.iter().map(|block| background.point(block)).collect();
+        let own = mean(&points);
+        let row = |i: usize| -> f64 {
+            let metric = |k: usize| {
+                let (i, k) = (i.max(k), i.min(k));
+                f64::from(background.metric[i * (i + 1) / 2 + k])
+            };
+            let second = |k: usize| -> f64 {
+                points.iter().map(|point| 0.5 * point[i] * point[k] / points.len() as f64).sum()
+            };
+            (0..BINS).map(|k| (metric(k) + second(k)) * owner.weights[k]).sum()
+        };
+        for i in 0..BINS {
+            assert!((row(i) - 0.5 * own[i]).abs() < 1e-9, "row {i}: {} of {}", row(i), 0.5 * own[i]);
+        }
     }
 
     #[test]

@@ -2,13 +2,17 @@
 //!
 //! Input is cut into slices of ten seconds of *active* time, or eight clicks where a pointer only
 //! jumps; each full slice completes an evidence window, as do the last three slices together. The
-//! session keeps the windows nobody has looked at yet and the ledger of those the detector has.
-//! Must not know: forests, thresholds, who the visitor is.
+//! session keeps the windows nobody has looked at yet and the ledger of those the detector has, and, where
+//! a person's profile was given, what is held against it. Must not know: forests, thresholds, who the
+//! visitor is.
 
 use crate::detector::{Evidence, Modality, TelemetryState};
+use crate::doubt::Doubt;
 use crate::event::{Batch, Environment, EventKind};
 use crate::features::{self, Row};
 use crate::flow::Flow;
+use crate::population::Device;
+use crate::profile::Profile;
 use crate::replay::{Shingle, Shingles};
 use crate::summary::{Summary, Tracker};
 use crate::time::Timestamp;
@@ -30,7 +34,7 @@ pub const CLOCK_AHEAD_MAX_MS: i64 = 5_000;
 /// Telemetry of a served page may take this long to arrive before it counts as missing.
 pub const MISSING_AFTER_MS: u64 = 15_000;
 
-/// One session: at most `SESSION_BYTES_MAX` bytes, nothing on the heap.
+/// One session: at most `SESSION_BYTES_MAX` bytes, nothing on the heap unless a profile was given.
 #[derive(Clone, Debug)]
 pub struct Session {
     opened: Timestamp,
@@ -55,6 +59,7 @@ pub struct Session {
     flow: Flow,
     shingles: Shingles,
     pub(crate) ledger: Ledger,
+    pub(crate) doubt: Option<Box<Doubt>>,
 }
 
 /// Upper bound of `size_of::<Session>()`, checked by the compiler.
@@ -168,6 +173,24 @@ impl Session {
             flow: Flow::default(),
             shingles: Shingles::default(),
             ledger: Ledger::default(),
+            doubt: None,
+        }
+    }
+
+    /// Holds what follows against a person's profile, and keeps some of it to learn from.
+    pub fn set_profile(&mut self, profile: Profile) {
+        self.doubt = Some(Box::new(Doubt::new(profile, Device::of(self.environment))));
+    }
+
+    /// Keeps nothing of the person any longer.
+    pub fn drop_profile(&mut self) {
+        self.doubt = None;
+    }
+
+    /// The person has proved who they are: evidence for somebody else starts anew.
+    pub fn settle_doubt(&mut self) {
+        if let Some(doubt) = &mut self.doubt {
+            doubt.settle();
         }
     }
 
@@ -184,14 +207,16 @@ impl Session {
         self.dropped += u64::from(batch.dropped);
         if batch.environment.is_some() {
             self.environment = batch.environment;
+            if let Some(doubt) = &mut self.doubt {
+                doubt.set_device(Device::of(batch.environment));
+            }
         }
         let mut completed = 0;
         for event in &batch.events {
             let mut event = *event;
             if event.at_us + BACKWARDS_MAX_US < track.last_event_us {
                 self.damage |= 1;
-                self.tracker.reset(&mut self.slice);
-                self.shingles.reset();
+                self.interrupt();
                 track.last_event_us = event.at_us;
             }
             // Browsers may report events of one frame a little out of order.
@@ -200,6 +225,9 @@ impl Session {
             let active_before = self.slice.active_us;
             self.tracker.observe(&mut self.slice, &event);
             self.shingles.observe(&event);
+            if let Some(doubt) = &mut self.doubt {
+                doubt.observe(&event);
+            }
             self.active_us += self.slice.active_us - active_before;
             self.events += 1;
             self.count_input(&event.kind);
@@ -310,14 +338,22 @@ impl Session {
             self.damage |= 1;
         }
         if gap || self.current_page != Some(page) {
-            self.tracker.reset(&mut self.slice);
-            self.shingles.reset();
+            self.interrupt();
         }
         self.current_page = Some(page);
         track.next_sequence = batch.sequence.saturating_add(1);
         track.offset_ms = track.offset_ms.min(offset_ms);
         track.seen = now;
         Some(track)
+    }
+
+    /// Movement does not continue across pages, gaps and clocks that jump.
+    fn interrupt(&mut self) {
+        self.tracker.reset(&mut self.slice);
+        self.shingles.reset();
+        if let Some(doubt) = &mut self.doubt {
+            doubt.interrupt();
+        }
     }
 
     fn keep(&mut self, track: PageTrack) {

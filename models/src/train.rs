@@ -4,6 +4,7 @@
 //! from forests that never saw the person or the family. The shipped forests then learn from all.
 //! Must not know: files, progress bars, command lines.
 
+pub mod background;
 pub mod boost;
 pub mod calibrate;
 pub mod ensemble;
@@ -249,6 +250,7 @@ pub fn train(
         ),
         population: Vec::new(),
         bank: Vec::new(),
+        owners: None,
     };
     let artifact = Artifact {
         card,
@@ -256,6 +258,7 @@ pub fn train(
         people,
         population: Population::default(),
         bank: bank(recordings, &samples),
+        owners: None,
     };
     Ok(Trained { artifact, held_out, importances })
 }

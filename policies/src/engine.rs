@@ -10,9 +10,12 @@ use crate::decide::decide;
 use crate::facts::{Facts, FlowFacts};
 use crate::identity::{Identity, SessionId, SubjectId};
 use crate::policy::{Measure, PolicySet, Rule};
+use gaitway_models::profile::Ending;
 use gaitway_models::replay::{Repetition, ReplayKind, SharedMemory};
 use gaitway_models::session::RequestSeen;
-use gaitway_models::{Assessment, Batch, Detector, Profile, Session, TelemetryState, Timestamp};
+use gaitway_models::{
+    Assessment, Batch, Detector, Profile, ProfileState, Session, TelemetryState, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,6 +26,10 @@ pub const DECISIONS_SEEN_MAX: usize = 8;
 /// Rules read a session's requests this often, and what came since at the next tick: a flood does not
 /// cost a judgement each.
 const REQUEST_JUDGE_EVERY: Duration = Duration::from_millis(100);
+/// A session of which so much has been seen before teaches nobody's profile.
+const REPLAYED_SHARE: f32 = 0.5;
+/// Share of the threshold from which evidence for somebody else keeps a session from teaching.
+const DOUBTED_SHARE: f32 = 0.5;
 /// A step back of the clock that is taken for the usual trimming and ignored.
 const CLOCK_BACK_MAX: Duration = Duration::from_secs(2);
 
@@ -308,6 +315,10 @@ struct Tracked {
     /// The session as the candidate watches it, and what it says of it.
     beside: Option<Box<(Session, Assessment)>>,
     repetition: Option<Box<Repetition>>,
+    /// Whose profile the session is held against.
+    profiled: Option<SubjectId>,
+    /// What of its end is known already.
+    ending: Ending,
     facts: Facts,
     rate: RequestRate,
     standing: Standing,
@@ -421,7 +432,7 @@ impl Engine {
             Input::Peer { session, revoked, until } => {
                 self.handle_peer(effects, now, session, revoked, until)
             }
-            Input::Profile { .. } => {}
+            Input::Profile { session, subject, profile } => self.handle_profile(session, subject, *profile),
             Input::ResetBudget { by } => {
                 self.budget.reset();
                 effects.push(Effect::BudgetReset { at: now, by });
@@ -521,7 +532,20 @@ impl Engine {
             tracked.facts.replay_kind = repetition.kind();
         }
         tracked.facts.assessment = detector.assess(now, watched);
+        tracked.note_ending();
         self.judge(effects, now, session);
+    }
+
+    /// Holds a session against its person's profile from now on. One that is not here, has changed hands or
+    /// has a profile already is left as it is.
+    fn handle_profile(&mut self, session: SessionId, subject: SubjectId, profile: Profile) {
+        let knows_owners = self.detector.as_ref().is_some_and(|detector| detector.knows_owners());
+        let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        let is_theirs = tracked.identity.subject == Some(subject) && tracked.profiled.is_none();
+        if let (Some(watched), true) = (&mut tracked.watched, knows_owners && is_theirs) {
+            watched.set_profile(profile);
+            tracked.profiled = Some(subject);
+        }
     }
 
     fn handle_request(
@@ -577,6 +601,10 @@ impl Engine {
             Standing::StepUp { .. } => is_step_up,
             _ => false,
         };
+        tracked.ending.challenge_failed &= !lifted;
+        if is_step_up {
+            tracked.settle_doubt();
+        }
         if lifted {
             self.stand(effects, now, session, Standing::Allow, now);
         }
@@ -681,6 +709,8 @@ impl Engine {
         tracked.pardoned_until = Some(until);
         tracked.spoke.clear();
         tracked.revoked = false;
+        tracked.ending = Ending::default();
+        tracked.settle_doubt();
         // Told even if nothing stands here: a replica's board may still deny.
         self.stand(effects, now, session, Standing::Allow, until);
     }
@@ -744,6 +774,7 @@ impl Engine {
             if tracked.identity.subject != identity.subject {
                 tracked.facts.user_id =
                     identity.subject.map(|subject| subject.to_string()).unwrap_or_default();
+                tracked.drop_profile();
             }
             if tracked.facts.user_groups != identity.groups {
                 tracked.facts.user_groups.clone_from(&identity.groups);
@@ -770,6 +801,8 @@ impl Engine {
             watched: self.detector.is_some().then(|| Box::new(Session::new(now))),
             beside: self.candidate.is_some().then(|| Box::new((Session::new(now), Assessment::default()))),
             repetition: self.memory.is_some().then(Box::default),
+            profiled: None,
+            ending: Ending::default(),
             facts,
             rate: RequestRate::default(),
             standing: Standing::Allow,
@@ -789,11 +822,17 @@ impl Engine {
     }
 
     fn close(&mut self, effects: &mut Vec<Effect>, session: SessionId) {
-        if let Some(tracked) = self.sessions.remove(&session) {
+        if let Some(mut tracked) = self.sessions.remove(&session) {
             self.by_last_seen.remove(&(tracked.last_seen, session));
             self.by_due.remove(&(tracked.due, session));
             self.unjudged.remove(&session);
             self.budget.sessions_closed(1);
+            if let (Some(subject), Some(detector), Some(watched)) =
+                (tracked.profiled, &self.detector, &mut tracked.watched)
+                && let Some(profile) = detector.learn(watched, tracked.ending)
+            {
+                effects.push(Effect::Learnt { session, subject, profile: Box::new(profile) });
+            }
             effects.push(Effect::Forget { session });
         }
     }
@@ -818,6 +857,11 @@ impl Engine {
         until: Timestamp,
     ) {
         let Some(tracked) = self.sessions.get_mut(&session) else { return };
+        match standing {
+            Standing::Deny { .. } | Standing::Tarpit { .. } => tracked.ending.revoked = true,
+            Standing::Challenge | Standing::StepUp { .. } => tracked.ending.challenge_failed = true,
+            Standing::Allow | Standing::Tag { .. } | Standing::Throttle { .. } => {}
+        }
         tracked.standing = standing.clone();
         tracked.standing_until = until.max(now);
         effects.push(Effect::Stand { session, standing, until: tracked.standing_until });
@@ -1020,6 +1064,40 @@ impl Tracked {
         })
     }
 
+    /// Keeps what must not be learnt from, once it has been so; of a session somebody vouched for nothing is.
+    fn note_ending(&mut self) {
+        if self.pardoned_until.is_some() {
+            return;
+        }
+        let (assessment, ending) = (&self.facts.assessment, &mut self.ending);
+        let is_called = assessment.windows > 0 && assessment.bot_evidence >= assessment.bot_threshold;
+        ending.called_bot |= is_called || assessment.automation;
+        ending.replayed |= self.facts.replay_match.is_some_and(|share| share >= REPLAYED_SHARE);
+        ending.doubted |= assessment.owner_evidence > DOUBTED_SHARE * assessment.owner_threshold;
+    }
+
+    /// The person has proved who they are, or somebody vouched for them.
+    fn settle_doubt(&mut self) {
+        self.ending.proved = true;
+        self.ending.doubted = false;
+        self.facts.assessment.owner_evidence = 0.0;
+        if let Some(watched) = &mut self.watched {
+            watched.settle_doubt();
+        }
+    }
+
+    /// Somebody else has logged in: what was held of the person before says nothing of them.
+    fn drop_profile(&mut self) {
+        self.profiled = None;
+        self.ending.proved = false;
+        let assessment = &mut self.facts.assessment;
+        (assessment.owner_score, assessment.owner_evidence) = (None, 0.0);
+        assessment.profile = ProfileState::Off;
+        if let Some(watched) = &mut self.watched {
+            watched.drop_profile();
+        }
+    }
+
     /// When time next does something to the session: its standing ends, or it has been idle for too long.
     fn next_due(&self, limits: &EngineLimits) -> Timestamp {
         if self.standing == Standing::Allow {
@@ -1122,6 +1200,8 @@ fn incident_id(now: Timestamp, shard: u8, incidents: &mut u64, session: SessionI
     id
 }
 
+#[cfg(test)]
+mod owners;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

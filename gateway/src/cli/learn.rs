@@ -31,6 +31,9 @@ pub struct LearnArgs {
     /// The same seed and recordings give the same bytes
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Do not learn what an account's owner is told from others by
+    #[arg(long)]
+    no_owners: bool,
 }
 
 pub fn run(args: LearnArgs) -> anyhow::Result<()> {
@@ -51,7 +54,12 @@ pub fn run(args: LearnArgs) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", args.output.display())),
     };
-    let recipe = LearnRecipe { seed: args.seed, false_alarm: args.false_alarm, ..LearnRecipe::default() };
+    let recipe = LearnRecipe {
+        seed: args.seed,
+        false_alarm: args.false_alarm,
+        owners: !args.no_owners,
+        ..LearnRecipe::default()
+    };
     let taught = learn(&sessions, &base, &recipe, &mut show_progress)?;
     let bytes = taught.artifact.encode();
     // What cannot be loaded is not worth writing.
@@ -130,7 +138,38 @@ fn report(taught: &Taught, left: LeftOut, recordings: usize, recipe: &LearnRecip
              index says bot or human"
         );
     }
-    text + &promise(&taught.artifact.card, recipe)
+    text + &promise(&taught.artifact.card, recipe) + &owners_lines(taught, recipe)
+}
+
+/// What the site's people teach about telling an account's owner from others, or why they do not.
+fn owners_lines(taught: &Taught, recipe: &LearnRecipe) -> String {
+    let Some(card) = &taught.artifact.card.owners else {
+        let why = taught.no_background.map_or_else(|| "nothing learnt".into(), |why| why.to_string());
+        return format!("owners     no background: {why}; nobody is told from an account's owner\n");
+    };
+    let learnt = format!("owners     a background of {} people", card.people);
+    let Some(threshold) = card.threshold else {
+        return format!(
+            "{learnt}; nobody came twice, so there is no threshold: profiles are kept, nobody is doubted\n"
+        );
+    };
+    let bound = format!(
+        "{learnt}; doubted from {:.2} nats: reached by at most {:.2} % of people like these {}, in any of their {} \
+         sessions",
+        threshold.nats,
+        100.0 * threshold.false_alarm_max,
+        threshold.people,
+        threshold.sessions
+    );
+    if card.calibrated {
+        format!("{bound}; policies may ask who it is\n")
+    } else {
+        let needed = (threshold.rank as f32 / recipe.false_alarm).ceil() as u32 - 1;
+        format!(
+            "{bound}; {} % takes {needed} people who came twice: shown, and no reason to ask anybody\n",
+            100.0 * recipe.false_alarm
+        )
+    }
 }
 
 /// Sessions set aside that are named.
@@ -210,6 +249,7 @@ mod tests {
             sources: None,
             false_alarm: 0.01,
             seed: 1,
+            no_owners: false,
         };
         run(args()).unwrap();
         let first = std::fs::read(&output).unwrap();
@@ -218,8 +258,38 @@ mod tests {
         assert!(!model.card.calibrated, "nine sessions promise nothing");
         let said = promise(&model.card, &LearnRecipe::default());
         assert!(said.contains("1 % cannot be promised from 9 people, it takes 99"), "{said}");
+        assert_eq!(model.owners, None, "nine people are no background");
         run(args()).unwrap();
         assert_eq!(std::fs::read(&output).unwrap(), first, "the same recordings give the same bytes");
         assert_eq!(std::fs::read(folder.path().join("site.model.previous")).unwrap(), first);
+    }
+
+    #[test]
+    fn people_who_came_twice_teach_what_an_owner_is_told_by() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut index = String::from("session,file,source,user,label\n");
+        for user in 0..14 {
+            let mut visitor = Visitor::person(60 + user);
+            for i in 0..2 {
+                let events: Vec<_> = (0..110).flat_map(|_| visitor.next_batch(2.0).events).collect();
+                let name = format!("{user}-{i}.gwt");
+                std::fs::write(folder.path().join(&name), encode_batches(&batches(&events))).unwrap();
+                let _ = writeln!(index, "s{user}-{i},{name},shop,u{user},");
+            }
+        }
+        std::fs::write(folder.path().join("index.csv"), index).unwrap();
+        let (recordings, _) = shadow_sessions(&dataset::read_all(folder.path(), None).unwrap());
+        let recipe = LearnRecipe { trees: 12, ..LearnRecipe::default() };
+        let base = Artifact::decode(DEFAULT_MODEL).unwrap();
+        let taught = learn(&recordings, &base, &recipe, &mut |_| ()).unwrap();
+        assert!(Detector::load(&taught.artifact.encode()).unwrap().knows_owners());
+        let card = taught.artifact.card.owners.as_ref().unwrap();
+        let people = card.threshold.unwrap().people;
+        assert!(card.people >= 10 && !card.calibrated && people > 5, "{card:?}");
+        let said = owners_lines(&taught, &recipe);
+        assert!(said.contains("1 % takes 99 people who came twice"), "{said}");
+        let recipe = LearnRecipe { owners: false, ..recipe };
+        let none = learn(&recordings, &base, &recipe, &mut |_| ()).unwrap();
+        assert!(none.artifact.owners.is_none() && owners_lines(&none, &recipe).contains("not asked for"));
     }
 }

@@ -109,6 +109,22 @@ fn show(file: Option<PathBuf>, json: bool, with_rules: bool) -> anyhow::Result<(
         },
         100.0 * card.threshold.false_alarm_max
     );
+    if let Some(owners) = &card.owners {
+        println!(
+            "owners     a background of {} people; {}",
+            owners.people,
+            owners.threshold.map_or_else(
+                || "no threshold: nobody came twice".into(),
+                |threshold| format!(
+                    "doubted from {:.2} nats ({} people with {} sessions, at most {:.1} %)",
+                    threshold.nats,
+                    threshold.people,
+                    threshold.sessions,
+                    100.0 * threshold.false_alarm_max
+                )
+            )
+        );
+    }
     for source in &card.sources {
         println!(
             "source     {}: {} sessions of people, {} of bots; {}",

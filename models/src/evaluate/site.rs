@@ -392,6 +392,7 @@ impl Trial<'_> {
                 device: Device::default(),
                 vouched: false,
                 windows: taken,
+                blocks: Vec::new(),
             });
         }
         (n, hidden)
@@ -399,7 +400,7 @@ impl Trial<'_> {
 }
 
 fn recipe(seed: u64) -> LearnRecipe {
-    LearnRecipe { seed, ..LearnRecipe::default() }
+    LearnRecipe { seed, owners: false, ..LearnRecipe::default() }
 }
 
 fn lesson(taught: &learn::Taught, sessions: &[ShadowSession], hidden: (usize, usize)) -> Lesson {

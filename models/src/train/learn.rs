@@ -7,6 +7,7 @@
 //! was set aside for one.
 //! Must not know: files, progress bars, labels other than operators'.
 
+use super::background::{self, NoBackground};
 use super::forest::{ForestParams, Missing};
 use super::{Progress, TrainError, kin, spread_evenly, usual};
 use crate::artifact::{Artifact, Card, SourceUsed};
@@ -15,6 +16,7 @@ use crate::detector::Detector;
 use crate::evaluate::clopper_pearson;
 use crate::features::{FEATURES, Row};
 use crate::forest::{Forest, Slots};
+use crate::hand::{self, Hand};
 use crate::population::{
     self, ASKS, BankSession, DEVICES_MAX, Device, Kind, Learnt, MOVE_INTERVAL, Population, Shape, Stratum,
     StratumCard, joint_score, median,
@@ -33,11 +35,13 @@ pub struct LearnRecipe {
     pub trees: usize,
     /// Share of people that may reach the threshold of evidence, in any of their sessions.
     pub false_alarm: f32,
+    /// Learn too what an account's owner is told from others by.
+    pub owners: bool,
 }
 
 impl Default for LearnRecipe {
     fn default() -> LearnRecipe {
-        LearnRecipe { seed: 1, trees: 64, false_alarm: 0.01 }
+        LearnRecipe { seed: 1, trees: 64, false_alarm: 0.01, owners: true }
     }
 }
 
@@ -50,6 +54,8 @@ pub struct ShadowSession {
     /// An operator said that this is a person: it is never set aside.
     pub vouched: bool,
     pub windows: Vec<Window>,
+    /// Blocks of mouse movement, by which people are told apart; may be left empty.
+    pub blocks: Vec<Hand>,
 }
 
 /// Sessions left out because of something other than how they move.
@@ -78,6 +84,8 @@ pub struct Taught {
     pub unbounded: Vec<(Kind, Threshold)>,
     /// Sessions set aside, by name: until an operator says which are bots, the bound takes them for people.
     pub set_aside: Vec<String>,
+    /// Why the model cannot tell an account's owner from others.
+    pub no_background: Option<NoBackground>,
 }
 
 /// Recordings as shadow sessions: those that other evidence calls bots left out, short ones of one person
@@ -112,6 +120,7 @@ pub fn shadow_sessions(recordings: &[Recording]) -> (Vec<ShadowSession>, LeftOut
         },
         vouched: recording.label == Label::Human || recording.marks.operator == Label::Human,
         windows: dataset::windows(&recording.events),
+        blocks: hand::blocks(&recording.events),
         session: recording.session,
         user: recording.user,
     };
@@ -227,11 +236,13 @@ pub fn learn(
         usual: usual(kept().flat_map(|i| &sessions[i].windows)),
         ..base.card.clone()
     };
-    let artifact = Artifact { card, population: Population { strata }, ..base.clone() };
+    let owners = background::of_site(sessions, &aside, recipe);
+    let no_background = owners.as_ref().err().copied();
+    let artifact = Artifact { card, population: Population { strata }, owners: owners.ok(), ..base.clone() };
     // What was decoded and what was just learnt must read alike.
     let artifact = Artifact::decode(&artifact.encode()).map_err(|e| TrainError::Forest(e.to_string()))?;
     let set_aside = aside.iter().map(|&i| sessions[i].session.clone()).collect();
-    Ok(Taught { artifact, untaught, unbounded, set_aside })
+    Ok(Taught { artifact, untaught, unbounded, set_aside, no_background })
 }
 
 /// How far the people of some sessions have moved from those who taught a population, by stratum: the
@@ -672,6 +683,7 @@ mod tests {
             device: Device::default(),
             vouched: false,
             windows,
+            blocks: Vec::new(),
         }
     }
 

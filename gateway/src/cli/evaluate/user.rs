@@ -17,8 +17,8 @@ fn page(report: &Report) -> Page {
         title: format!("Owner or somebody else, task {}", report.task),
         introduction: format!(
             "Written by `gaitway evaluate`; seed {}. Figures with 95 % intervals from resampling people. No place on the \
-             screen and no key is looked at. The detector's model file plays no part: owners and background are learnt \
-             from these recordings alone.",
+             screen and no key is looked at. The detector's model file plays no part: background, calibration and \
+             profiles are learnt from these recordings alone, by the code that runs live.",
             report.seed
         ),
         warnings: report.warnings.clone(),
@@ -28,12 +28,23 @@ fn page(report: &Report) -> Page {
         page.heading(format!("{}: {} people", section.source, section.people));
         page.text(format!("Protocol: {}.", section.protocol));
         page.table(&HEAD, section.rows.iter().map(row).collect());
+        if let Some((owners, impostors)) = section.unknown {
+            page.text(format!(
+                "Silent, because the profile had not learnt such a device or event rate: {:.1} % of owners' blocks, \
+                 {:.1} % of impostors'.",
+                100.0 * owners,
+                100.0 * impostors
+            ));
+        }
         for sessions in &section.sessions {
             page.text(format!(
-                "Whole sessions against the ledger, with a threshold that at most {} of other owners' sessions \
-                 reach: {} of {} owners' sessions reached it, and {} of {} impostors', half of those within {} blocks. \
-                 A session shorter than three blocks cannot reach it.",
+                "Whole sessions against the ledger, with thresholds ({:.1} to {:.1} nats) for at most {} of people, set on \
+                 those outside each fold ({}): {} of {} owners' sessions reached it, and {} of {} impostors', half of \
+                 those within {} judged blocks. A session shorter than three blocks cannot reach it.",
+                sessions.thresholds.0,
+                sessions.thresholds.1,
                 sessions.false_alarm,
+                if sessions.promised { "who were enough to promise it" } else { "who were too few to promise it" },
                 figure(&sessions.owners_reached),
                 sessions.owners,
                 figure(&sessions.impostors_reached),

@@ -1,0 +1,160 @@
+//! Is it still the owner? One session against what is kept of its person, and what it may teach.
+//!
+//! Blocks of movement are judged as they are completed, and a few of them, spread over the session, are
+//! held for the profile to learn from when it is over. A device the profile has not learnt is silent. Nothing
+//! here exists for a session without a profile. Must not know: rules, how the session ended.
+
+use crate::detector::ProfileState;
+use crate::event::Event;
+use crate::hand::{Hand, HandTracker};
+use crate::owner::{Owner, Owners};
+use crate::population::Device;
+use crate::profile::{DEVICES_MAX, Ending, Learnt, Packed, Profile};
+use crate::sequential::cusum;
+
+/// Most blocks of one session held to learn from: five minutes of its active input.
+pub const LESSON_BLOCKS_MAX: usize = 24;
+/// Blocks kept until they are judged; more of them in one batch overwrite the oldest.
+pub const BLOCKS_PENDING_MAX: usize = 3;
+
+/// A session with a profile. With four devices and all blocks that are ever held it takes about 100 KB, with
+/// one device about 30 KB.
+#[derive(Clone, Debug)]
+pub(crate) struct Doubt {
+    profile: Profile,
+    tracker: HandTracker,
+    /// On which device the pending blocks are made.
+    device: Device,
+    pending: Vec<Hand>,
+    /// The owner on each device met in this session.
+    owners: Vec<(usize, Option<Owner>)>,
+    lesson: Vec<(Device, Packed)>,
+    /// Of the session's blocks one in so many is held.
+    stride: u32,
+    pub(crate) state: ProfileState,
+    /// What the latest judged block says, nats for "somebody else".
+    pub(crate) log_ratio: Option<f32>,
+    pub(crate) judged: u32,
+    pub(crate) completed: u32,
+    pub(crate) evidence: f32,
+}
+
+impl Doubt {
+    pub(crate) fn new(profile: Profile, device: Device) -> Doubt {
+        Doubt {
+            profile,
+            tracker: HandTracker::default(),
+            device,
+            pending: Vec::new(),
+            owners: Vec::new(),
+            lesson: Vec::new(),
+            stride: 1,
+            completed: 0,
+            state: ProfileState::Learning,
+            log_ratio: None,
+            judged: 0,
+            evidence: 0.0,
+        }
+    }
+
+    pub(crate) fn observe(&mut self, event: &Event) {
+        if let Some(block) = self.tracker.observe(event) {
+            if self.pending.len() == BLOCKS_PENDING_MAX {
+                self.pending.remove(0);
+            }
+            self.pending.push(block);
+        }
+    }
+
+    /// Another page or a gap: what follows does not continue what was.
+    pub(crate) fn interrupt(&mut self) {
+        self.tracker.interrupt();
+    }
+
+    /// The pointer is on another device from now on; a block of both is nobody's.
+    pub(crate) fn set_device(&mut self, device: Device) {
+        if self.device != device {
+            self.device = device;
+            self.tracker = HandTracker::default();
+            self.pending.clear();
+        }
+    }
+
+    /// Judges the blocks completed since the last call.
+    pub(crate) fn judge(&mut self, owners: &Owners) {
+        for block in std::mem::take(&mut self.pending) {
+            self.hold(&block);
+            let known = self.profile.device_of(self.device, &block);
+            let Some(known) = known.filter(|&known| self.profile.is_ready(known)) else {
+                self.state = ProfileState::Learning;
+                continue;
+            };
+            self.state = ProfileState::Ready;
+            if !self.owners.iter().any(|(device, _)| *device == known) {
+                self.owners.push((known, self.profile.owner(owners, known)));
+            }
+            let owner = self.owners.iter().find(|(device, _)| *device == known);
+            let Some((_, Some(owner))) = owner else { continue };
+            let log_ratio = owners.log_ratio(owner, &block);
+            self.evidence = cusum(self.evidence, log_ratio);
+            self.log_ratio = Some(log_ratio);
+            self.judged = self.judged.saturating_add(1);
+        }
+        debug_assert!(self.lesson.len() <= LESSON_BLOCKS_MAX && self.owners.len() <= DEVICES_MAX);
+        debug_assert!(self.evidence >= 0.0 && self.evidence.is_finite());
+    }
+
+    /// The person has proved who they are: what was gathered so far was about them.
+    pub(crate) fn settle(&mut self) {
+        self.evidence = 0.0;
+    }
+
+    /// What is to be kept of the person; `None` if the session has taught nothing.
+    pub(crate) fn learn(mut self, owners: &Owners, ending: Ending) -> Option<Profile> {
+        let rest = std::mem::take(&mut self.pending).into_iter().chain(self.tracker.rest());
+        rest.for_each(|block| self.hold(&block));
+        let lesson: Vec<(Device, Hand)> =
+            self.lesson.iter().map(|(device, block)| (*device, block.unpack())).collect();
+        let learnt = self.profile.learn(owners, &lesson, ending);
+        matches!(learnt, Learnt::Taken(_)).then_some(self.profile)
+    }
+
+    /// Holds every `stride`-th block; when there is no more room, every second of those held goes and the
+    /// stride doubles, so that they are spread over the session however long it is.
+    fn hold(&mut self, block: &Hand) {
+        if self.completed.is_multiple_of(self.stride) {
+            if self.lesson.len() == LESSON_BLOCKS_MAX {
+                let mut is_kept = false;
+                self.lesson.retain(|_| {
+                    is_kept = !is_kept;
+                    is_kept
+                });
+                self.stride = self.stride.saturating_mul(2);
+            }
+            if self.completed.is_multiple_of(self.stride) {
+                self.lesson.push((self.device, Packed::new(block)));
+            }
+        }
+        self.completed = self.completed.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_spread_over_the_session_and_bounded() {
+        let mut doubt = Doubt::new(Profile::default(), Device(0));
+        for i in 0..1000u16 {
+            let mut counts = *Hand::EMPTY.counts();
+            counts[0] = i;
+            doubt.hold(&Hand::of(counts));
+            assert!(doubt.lesson.len() <= LESSON_BLOCKS_MAX);
+        }
+        let at: Vec<u16> = doubt.lesson.iter().map(|(_, block)| block.unpack().counts()[0]).collect();
+        assert!(at.len() >= LESSON_BLOCKS_MAX / 2, "{at:?}");
+        assert!(at.windows(2).all(|pair| pair[1] - pair[0] == at[1]), "{at:?}");
+        assert!(at[0] == 0 && at[at.len() - 1] > 900, "{at:?}");
+    }
+}
