@@ -82,8 +82,8 @@ pub enum Input {
         revoked: bool,
         until: Timestamp,
     },
-    /// What is kept of the hand of the person whose session it is; an empty profile for somebody new. Without
-    /// it nothing is learnt of the session, and nobody is doubted.
+    /// What is kept of the hand of the person whose session it is; an empty profile for somebody new, or one to
+    /// be forgotten. Without it nothing is learnt of the session, and nobody is doubted.
     Profile {
         session: SessionId,
         /// Whose it is: a session that has changed hands meanwhile must not get it.
@@ -536,13 +536,17 @@ impl Engine {
         self.judge(effects, now, session);
     }
 
-    /// Holds a session against its person's profile from now on. One that is not here, has changed hands or
-    /// has a profile already is left as it is.
+    /// Holds a session against its person's profile from now on, and against no other: one given before, as of
+    /// a person who is to be forgotten, goes with all that was gathered by it. A session that is not here or
+    /// has changed hands is left as it is.
     fn handle_profile(&mut self, session: SessionId, subject: SubjectId, profile: Profile) {
         let knows_owners = self.detector.as_ref().is_some_and(|detector| detector.knows_owners());
         let Some(tracked) = self.sessions.get_mut(&session) else { return };
-        let is_theirs = tracked.identity.subject == Some(subject) && tracked.profiled.is_none();
-        if let (Some(watched), true) = (&mut tracked.watched, knows_owners && is_theirs) {
+        if !knows_owners || tracked.identity.subject != Some(subject) {
+            return;
+        }
+        tracked.drop_profile();
+        if let Some(watched) = &mut tracked.watched {
             watched.set_profile(profile);
             tracked.profiled = Some(subject);
         }

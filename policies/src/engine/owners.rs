@@ -151,6 +151,19 @@ fn a_profile_goes_to_nobody_but_the_person_it_is_of() {
 }
 
 #[test]
+fn who_is_forgotten_in_the_midst_of_a_session_is_learnt_from_there_on() {
+    let profile = known(46);
+    let (mut story, mut visitor) = opened(1, 46);
+    story.profile(1, profile);
+    story.moves(1, &mut visitor, 200);
+    assert_eq!(story.assessment(1).profile, ProfileState::Ready);
+    story.profile(1, Profile::default());
+    let seen = story.assessment(1);
+    assert_eq!((seen.owner_score, seen.owner_evidence), (None, 0.0));
+    assert_eq!(story.ends(), None, "what was seen before is forgotten too");
+}
+
+#[test]
 fn what_ended_badly_teaches_nothing_and_a_pardon_makes_it_well() {
     let operator = |action| Input::Operator {
         session: SessionId([1; 16]),
@@ -253,7 +266,8 @@ fn live(seed: u64) -> (Vec<Effect>, usize) {
                     visitors.entry(n).or_insert_with(|| Visitor::person(100 + u64::from(n) + 10 * seed));
                 story.moves(n, visitor, 60);
             }
-            60..80 => {
+            // Again only for who is to be forgotten.
+            60..80 if !given.contains(&session) || rng.random_range(0..8) == 0 => {
                 story.profile(n, Profile::default());
                 if open {
                     given.insert(session);
@@ -270,6 +284,7 @@ fn live(seed: u64) -> (Vec<Effect>, usize) {
                 revoked.remove(&session);
             }
             90..93 => story.input(Input::StepUpPassed { session }),
+            60..80 => {}
             93..97 => {
                 story.now = story.now.plus(Duration::from_mins(rng.random_range(1..60)));
                 story.input(Input::Tick);
