@@ -13,6 +13,7 @@ use crate::profiles::Profiles;
 use crate::proxy::Gateway;
 use crate::proxy::country::Countries;
 use crate::proxy::identity::login::Login;
+use crate::proxy::identity::named::Names;
 use crate::proxy::identity::{Identifier, Namesakes};
 use crate::proxy::limits::Connections;
 use crate::proxy::listen::{Front, TlsFront};
@@ -22,6 +23,9 @@ use crate::recorder::Recorder;
 use crate::revocation::{Change, Revocations, Scope};
 use crate::secret::InstallSecret;
 use crate::shards::{self, Shards};
+use crate::signals::Signals;
+use crate::signals::receive::Receiver;
+use crate::signals::transmit::Transmitter;
 use crate::standing::Standings;
 use crate::vault::Vault;
 use crate::{alert, clock, ops, store};
@@ -76,6 +80,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let vault = Vault::open(&config.revocation, config.identity.verified_max, secret.clone())?;
         identifier = identifier.with_introspection(introspection, vault)?;
     }
+    // Kept only where somebody must be told whose session ended.
+    let names = match (&config.identity.jwt, &config.signals.transmit) {
+        (Some(jwt), Some(_)) => {
+            let vault = Vault::open(&config.revocation, config.identity.verified_max, secret.clone())?;
+            let names = Arc::new(Names::new(vault, &jwt.subject_claim));
+            identifier = identifier.with_names(names.clone());
+            Some(names)
+        }
+        _ => None,
+    };
     let identifier = Arc::new(if config.tls.certificate.is_some() {
         identifier.with_secure_cookies()
     } else {
@@ -106,6 +120,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     sinks.extend(app_logout.iter().map(|sink| sink.clone() as Arc<dyn AlertSink>));
+    let transmitter = match &config.signals.transmit {
+        Some(settings) => {
+            let (secret, store) = (secret.clone(), store.clone());
+            Some(Transmitter::new(&config, settings, secret, store, login.clone(), names)?)
+        }
+        None => None,
+    };
+    sinks.extend(transmitter.iter().flat_map(Transmitter::sinks));
     let limits = OutboxLimits { profile_retention: config.profiles.retention(), ..OutboxLimits::default() };
     let outbox = Outbox::start(store.clone(), revocations.clone(), sinks, limits).await;
 
@@ -117,6 +139,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
              make one of this site's recordings and name it in models.artifact"
         );
     }
+    let receiver = match config.signals.receive.as_slice() {
+        [] => None,
+        _ => Some(Receiver::start(&config, secret.clone(), login.clone(), outbox.clone())?),
+    };
+    let signals = (receiver.is_some() || transmitter.is_some())
+        .then(|| Signals::new(&config.collector.path_prefix, receiver, transmitter));
+
     let recorder = Recorder::start(&config.recording)?;
     let standings = Arc::new(Standings::new());
     let limits = EngineLimits {
@@ -157,7 +186,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         edge,
         (rates.clone(), Countries::load(config.proxy.country_file.as_deref())?),
         routes.clone(),
-    );
+    )
+    .with_signals(signals.clone());
     let front = Front::new(&config, gateway, connections.clone(), tls.clone());
 
     let listener = bind(config.listen, "listen").await?;
@@ -198,6 +228,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     );
     let ops_task = tokio::spawn(ops::serve(ops_listener, ops_state.clone(), until(stopping.clone())));
     let serving = tokio::spawn(front.clone().serve(listener, stopping));
+
+    let _signals_tasks = signals.map(|signals| signals.start());
 
     wait_for_signal().await?;
     info!("shutting down");

@@ -54,6 +54,8 @@ settings! {
         pub store: Store,
         /// How operators are told.
         pub alerts: Alerts,
+        /// Security events told to and taken from identity providers (OpenID Shared Signals, CAEP).
+        pub signals: Signals,
         /// The operators' page.
         pub ops: Ops,
         /// What the process writes to standard error.
@@ -542,6 +544,92 @@ settings! {
     }
 }
 
+settings! {
+    #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Signals {
+        /// Others are told when a login was ended here. Absent: nobody.
+        pub transmit: Option<Transmit>,
+        /// Transmitters that are listened to, in shadow unless `mode: enforce`.
+        /// Example: `[{issuer: https://login.example.com, jwks_url: https://login.example.com/jwks, audience: https://shop.example.com}]`
+        pub receive: Vec<Receive>,
+    }
+}
+
+settings! {
+    #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Transmit {
+        /// Where receivers reach this gateway, without a path: the issuer of its events. Their description
+        /// stands at `{issuer}/.well-known/ssf-configuration`. Example: `https://shop.example.com`
+        pub issuer: String,
+        /// Where the PEM private key is that signs them (PKCS #8; P-256 signs ES256, RSA signs RS256):
+        /// `${file:/path}` or `${env:NAME}`. Example: `${file:/etc/gaitway/signals.key}`
+        pub key: String,
+        /// Who is told.
+        /// Example: `[{name: login, audience: https://login.example.com, push_url: https://login.example.com/ssf, bearer: "${file:/etc/gaitway/signals.bearer}"}]`
+        pub receivers: Vec<SignalReceiver>,
+    }
+}
+
+settings! {
+    #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct SignalReceiver {
+        /// Name of the stream: letters, digits, `-` and `_`. Example: `login`
+        pub name: String,
+        /// The `aud` of its events, as the receiver expects it. Example: `https://login.example.com`
+        pub audience: String,
+        /// Address to which each event is posted (RFC 8935). Absent: the receiver fetches them from
+        /// `{issuer}/_gaitway/signals/poll/{name}` (RFC 8936). Example: `https://login.example.com/ssf/events`
+        pub push_url: Option<String>,
+        /// Where the bearer token is that is shown with a push, or that the receiver shows when it polls:
+        /// `${file:/path}` or `${env:NAME}`. Example: `${file:/etc/gaitway/signals.bearer}`
+        pub bearer: String,
+        /// PEM file with a private authority's certificate, the only one to trust the receiver by.
+        /// Example: `/etc/gaitway/login-ca.pem`
+        pub ca: Option<PathBuf>,
+        /// Send a verification event at every start.
+        pub verify: bool,
+    }
+}
+
+settings! {
+    #[derive(Clone, Debug, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Receive {
+        /// The transmitter's issuer, the `iss` of its events. Example: `https://login.example.com`
+        pub issuer: String,
+        /// JWKS address of its keys. Example: `https://login.example.com/.well-known/jwks.json`
+        pub jwks_url: String,
+        /// The `aud` its events must carry. Example: `https://shop.example.com`
+        pub audience: String,
+        /// Whether its events end sessions (`enforce`) or are only recorded (`shadow`).
+        pub mode: SignalMode,
+        /// Issuers of tokens whose people it may speak of; empty: its own alone.
+        /// Example: `[https://login.example.com]`
+        pub subject_issuers: Vec<String>,
+        /// Where the bearer token is that it must show when it posts to `/_gaitway/signals/events`: `${file:/path}`
+        /// or `${env:NAME}`. Absent: its signature is enough. Example: `${file:/etc/gaitway/push.bearer}`
+        pub push_bearer: Option<String>,
+        /// Where its events are fetched (RFC 8936). Absent: they are not.
+        /// Example: `https://login.example.com/ssf/poll`
+        pub poll_url: Option<String>,
+        /// Where the bearer token for that is. Example: `${file:/etc/gaitway/poll.bearer}`
+        pub poll_bearer: Option<String>,
+        /// How often they are fetched.
+        pub poll_seconds: u64,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignalMode {
+    Shadow,
+    Enforce,
+}
+choices!(SignalMode: "shadow", "enforce");
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MailEncryption {
@@ -614,6 +702,7 @@ impl Default for Config {
             revocation: Revocation::default(),
             store: Store::default(),
             alerts: Alerts { mail: None, webhook: None, mails_per_hour_max: 60, ops_url: None },
+            signals: Signals::default(),
             ops: Ops::default(),
             log: Log::default(),
         }
@@ -824,6 +913,22 @@ impl Default for Mail {
             to: Vec::new(),
             ca: None,
             shadow: false,
+        }
+    }
+}
+
+impl Default for Receive {
+    fn default() -> Receive {
+        Receive {
+            issuer: String::new(),
+            jwks_url: String::new(),
+            audience: String::new(),
+            mode: SignalMode::Shadow,
+            subject_issuers: Vec::new(),
+            push_bearer: None,
+            poll_url: None,
+            poll_bearer: None,
+            poll_seconds: 10,
         }
     }
 }

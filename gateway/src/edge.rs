@@ -502,11 +502,11 @@ pub fn failure(status: u16) -> Response<Bytes> {
     plain(status, &format!("{}\n", status.canonical_reason().unwrap_or("error").to_lowercase()))
 }
 
-fn plain(status: StatusCode, text: &str) -> Response<Bytes> {
+pub(crate) fn plain(status: StatusCode, text: &str) -> Response<Bytes> {
     respond(status, "text/plain; charset=utf-8", Bytes::copy_from_slice(text.as_bytes()))
 }
 
-fn json(status: StatusCode, text: &str) -> Response<Bytes> {
+pub(crate) fn json(status: StatusCode, text: &str) -> Response<Bytes> {
     respond(status, "application/json", Bytes::copy_from_slice(text.as_bytes()))
 }
 
@@ -530,7 +530,7 @@ fn html(status: StatusCode, page: Page) -> Response<Bytes> {
     response
 }
 
-fn empty(status: StatusCode) -> Response<Bytes> {
+pub(crate) fn empty(status: StatusCode) -> Response<Bytes> {
     let mut response = respond(status, "text/plain", Bytes::new());
     response.headers_mut().remove(header::CONTENT_TYPE);
     response

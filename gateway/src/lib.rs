@@ -19,6 +19,7 @@ pub mod recorder;
 pub mod revocation;
 pub mod secret;
 pub mod shards;
+pub mod signals;
 pub mod standing;
 pub mod store;
 pub mod vault;

@@ -53,6 +53,11 @@ pub const METRICS: &[Row] = &[
     ("gaitway_provider_requests_total", Shape::Counter, None, "Questions to the OpenID provider, by endpoint and outcome."),
     ("gaitway_own_cookies_rejected_total", Shape::Counter, None, "Gaitway's own cookies with a false signature."),
     ("gaitway_jwks_fetches_total", Shape::Counter, None, "Fetches of the key set, by outcome."),
+    // Shared signals.
+    ("gaitway_signals_received_total", Shape::Counter, None, "Security events taken or refused, by event and outcome."),
+    ("gaitway_signals_polls_total", Shape::Counter, None, "Questions to transmitters for security events, by outcome."),
+    ("gaitway_signals_fetched_total", Shape::Counter, None, "Security events that a receiver fetched, by stream and outcome; what is pushed counts as an alert."),
+    ("gaitway_signals_dropped_total", Shape::Counter, None, "Security events dropped because their receiver did not fetch them, by stream."),
     // Decisions.
     ("gaitway_sessions", Shape::Gauge, None, "Live sessions."),
     ("gaitway_sessions_sampled", Shape::Gauge, None, "Of the most recently seen sessions, 2,000 at most, those in each state of telemetry."),

@@ -139,6 +139,24 @@ impl Outbox {
         usize::try_from(self.work.depth.load(Ordering::Acquire)).unwrap_or(0)
     }
 
+    /// Waits until an incident is recorded and in force, at most so long; whether it is.
+    pub async fn is_carried_out(&self, incident: &str, patience: Duration) -> bool {
+        let carried_out = async {
+            loop {
+                let row = self.work.store.incident(incident).await.ok().flatten();
+                let is_done = |row: &IncidentRow| {
+                    let board = row.steps.iter().find(|step| is_board_step(&step.name));
+                    board.is_none_or(|step| step.state == StepState::Done)
+                };
+                if row.is_some_and(|row| is_done(&row)) {
+                    return;
+                }
+                tokio::time::sleep(CARRIED_OUT_POLL).await;
+            }
+        };
+        tokio::time::timeout(patience, carried_out).await.is_ok()
+    }
+
     /// Waits until everything handed over is recorded, carried out and told, as far as it is due;
     /// then stops the workers. Past the deadline it stops anyway: what is recorded goes on at the
     /// next start.
@@ -170,6 +188,7 @@ const UNMARKED_MAX: usize = 10_000;
 /// Earlier revocations of one session that a pardon looks up.
 const PARDON_LOOKUP: u32 = 100;
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+const CARRIED_OUT_POLL: Duration = Duration::from_millis(10);
 
 const REVOKE: &str = "revoke";
 const PARDON: &str = "pardon";

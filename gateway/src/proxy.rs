@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::edge::{self, Edge, EdgeRequest};
 use crate::revocation::{Refusal, Revocations};
 use crate::shards::Shards;
+use crate::signals::{Asked, Signals};
 use crate::standing::{Standings, Verdict};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -64,6 +65,7 @@ pub struct Gateway {
     pub upstream: Arc<Upstream>,
     pub identifier: Arc<Identifier>,
     login: Option<Arc<Login>>,
+    signals: Option<Arc<Signals>>,
     app_logout: Option<Arc<AppSink>>,
     pub revocations: Arc<Revocations>,
     pub standings: Arc<Standings>,
@@ -169,6 +171,7 @@ impl Gateway {
             },
             identifier,
             login,
+            signals: None,
             app_logout,
             revocations,
             standings,
@@ -185,6 +188,12 @@ impl Gateway {
             access_log: config.log.access,
             meters: Meters::new(),
         }
+    }
+
+    /// Opens the doors for security events.
+    pub fn with_signals(mut self, signals: Option<Arc<Signals>>) -> Gateway {
+        self.signals = signals;
+        self
     }
 
     /// Everything that may end a request before it goes upstream. `Ok(true)`: answered.
@@ -217,6 +226,11 @@ impl Gateway {
         visit.visitor = Some(visitor);
         if self.request_body_bytes_max > 0 && declared_length(request) > self.request_body_bytes_max {
             return self.refuse_malformed(session, visit, 413).await;
+        }
+
+        if self.signals.as_ref().is_some_and(|signals| signals.owns(request.uri.path())) {
+            connection.set_phase(Phase::Body);
+            return self.serve_signals(session, visit).await;
         }
 
         let now = clock::now();
@@ -592,6 +606,27 @@ impl Gateway {
                 ticket.run(stream).await;
             }
         });
+        Ok(true)
+    }
+
+    /// The doors for security events. Whoever comes is nobody's visitor, and is not looked at as one: its
+    /// token is no token of the app and must not be shown to anybody.
+    async fn serve_signals(&self, session: &mut Session, visit: &mut Visit) -> Result<bool> {
+        visit.own = true;
+        let Some(body) = read_body(session, self.body_idle).await? else {
+            return self.refuse_malformed(session, visit, 413).await;
+        };
+        let (Some(signals), Some(visitor)) = (&self.signals, &visit.visitor) else { return Ok(false) };
+        let header = session.req_header();
+        let asked = Asked {
+            method: &header.method,
+            path: header.uri.path(),
+            headers: &header.headers,
+            from: visitor.address,
+            body,
+        };
+        let response = signals.answer(&asked).await;
+        write_response(session, response).await?;
         Ok(true)
     }
 

@@ -386,9 +386,14 @@ fn tripped_cap(reason: &str) -> Cap {
 /// For incidents that no engine numbers. Ten letters and digits that nobody confuses: 2^50 numbers, far
 /// more than there will be incidents.
 pub fn new_incident_id(prefix: &str) -> String {
+    incident_id(prefix, &rand::random())
+}
+
+/// The same from bytes that must give the same number again.
+pub fn incident_id(prefix: &str, bytes: &[u8; 10]) -> String {
     const LETTERS: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
     let letter = |byte: &u8| char::from(LETTERS[usize::from(byte % 32)]);
-    format!("{prefix}-{}", rand::random::<[u8; 10]>().iter().map(letter).collect::<String>())
+    format!("{prefix}-{}", bytes.iter().map(letter).collect::<String>())
 }
 
 #[cfg(test)]

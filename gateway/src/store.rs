@@ -149,6 +149,21 @@ pub trait Store: Send + Sync {
     async fn audit_trail(&self, limit: u32) -> Result<Vec<AuditRecord>, StoreError>;
     /// Enforced revocations still in force and not pardoned, for the board at start.
     async fn active_revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, StoreError>;
+    /// Puts an event into a stream's queue, where it waits until its receiver fetches it. Repeating the same
+    /// number changes nothing.
+    async fn queue_signal(
+        &self,
+        stream: &str,
+        jti: &str,
+        at: Timestamp,
+        sealed: &str,
+    ) -> Result<(), StoreError>;
+    /// Numbers and sealed texts of the events that wait longest, the oldest first.
+    async fn signals(&self, stream: &str, limit: u32) -> Result<Vec<(String, String)>, StoreError>;
+    /// Takes an event out of the queue; false if it was not there.
+    async fn forget_signal(&self, stream: &str, jti: &str) -> Result<bool, StoreError>;
+    /// Drops events older than `before`, and the oldest beyond `most`; returns how many.
+    async fn trim_signals(&self, stream: &str, before: Timestamp, most: u32) -> Result<u64, StoreError>;
     /// Deletes incidents and audit records older than `before`; returns how many. Incidents with a
     /// pending step stay, so do revocations that ended later than `before`, their pardons, and what
     /// tripped the budget until it is reset.

@@ -28,6 +28,8 @@ pub enum Kind {
     Used,
     /// What an issuer said of a token.
     Introspected,
+    /// What an issuer calls a session and its person.
+    Named,
 }
 
 impl Kind {
@@ -38,6 +40,7 @@ impl Kind {
             Kind::Renewal => "renewal",
             Kind::Used => "used",
             Kind::Introspected => "introspected",
+            Kind::Named => "named",
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Must not know: where a setting was said.
 
 use super::settings::{Kind, walk};
-use super::{AppLogout, Config, Introspection, Jwt, JwtIssuer, Mail, Oidc, reference};
+use super::{AppLogout, Config, Introspection, Jwt, JwtIssuer, Mail, Oidc, Receive, Transmit, reference};
 use std::path::Path;
 
 /// Algorithms a token may be signed with, and whether the key is a shared secret.
@@ -81,6 +81,13 @@ pub(super) fn contradictions(
             "needs logins that name a person: identity.jwt, identity.oidc or identity.introspection".into(),
         );
     }
+    if let Some(transmit) = &config.signals.transmit {
+        transmitter(transmit, environment, say);
+    }
+    for (index, receive) in config.signals.receive.iter().enumerate() {
+        let is_twice = config.signals.receive[..index].iter().any(|other| other.issuer == receive.issuer);
+        receiver(index, receive, is_twice, environment, say);
+    }
     path_prefix(&config.collector.path_prefix, say);
     if let Some(app_logout) = &config.revocation.app_logout {
         goodbye(app_logout, say);
@@ -117,7 +124,13 @@ pub(super) fn variables_named(config: &Config) -> Vec<&str> {
     let mail = config.alerts.mail.as_ref().and_then(|mail| mail.password_env.as_deref());
     let secret = config.alerts.webhook.as_ref().map(|webhook| webhook.secret.as_str());
     let texts = [config.revocation.redis.as_deref(), config.store.postgres.as_deref(), secret];
-    let references = texts.into_iter().flatten().filter_map(reference::variable);
+    let transmit = config.signals.transmit.iter();
+    let sent = transmit
+        .flat_map(|transmit| transmit.receivers.iter().map(|one| &one.bearer).chain([&transmit.key]))
+        .map(String::as_str);
+    let received = config.signals.receive.iter().flat_map(|one| [&one.push_bearer, &one.poll_bearer]);
+    let received = received.filter_map(Option::as_deref);
+    let references = texts.into_iter().flatten().chain(sent).chain(received).filter_map(reference::variable);
     let opaque = config.identity.introspection.as_ref().and_then(|known| known.client_secret_env.as_deref());
     jwt.chain(oidc).chain(opaque).chain(mail).chain(references).collect()
 }
@@ -346,6 +359,99 @@ fn opaque_tokens(introspection: &Introspection, say: &mut impl FnMut(&[&str], St
     }
 }
 
+fn transmitter(transmit: &Transmit, environment: &[(String, String)], say: &mut impl FnMut(&[&str], String)) {
+    const SECTION: &str = "signals.transmit";
+    let path = |name: &str| format!("{SECTION}.{name}");
+    encrypted(&transmit.issuer, false, &[&path("issuer"), SECTION], say);
+    referred(&transmit.key, environment, &[&path("key"), SECTION], say);
+    if transmit.receivers.is_empty() {
+        say(&[&path("receivers"), SECTION], "names no receiver".into());
+    }
+    for (index, one) in transmit.receivers.iter().enumerate() {
+        let section = format!("{SECTION}.receivers[{index}]");
+        let path = |name: &str| format!("{section}.{name}");
+        if !is_plain_name(&one.name) {
+            say(&[&path("name"), &section], "expected 1 to 64 letters, digits, - and _".into());
+        }
+        if transmit.receivers[..index].iter().any(|other| other.name == one.name) {
+            say(&[&path("name"), &section], "another receiver has this name".into());
+        }
+        if one.audience.is_empty() {
+            say(&[&path("audience"), &section], "is missing".into());
+        }
+        if let Some(url) = &one.push_url {
+            encrypted(url, true, &[&path("push_url"), &section], say);
+        }
+        referred(&one.bearer, environment, &[&path("bearer"), &section], say);
+        if let Some(Err(why)) = one.ca.as_deref().map(readable) {
+            say(&[&path("ca")], why);
+        }
+    }
+}
+
+fn receiver(
+    index: usize,
+    receive: &Receive,
+    is_twice: bool,
+    environment: &[(String, String)],
+    say: &mut impl FnMut(&[&str], String),
+) {
+    let section = format!("signals.receive[{index}]");
+    let path = |name: &str| format!("{section}.{name}");
+    if is_twice {
+        say(&[&path("issuer"), &section], "another transmitter has this issuer".into());
+    }
+    for (name, text) in [("issuer", &receive.issuer), ("audience", &receive.audience)] {
+        if text.is_empty() {
+            say(&[&path(name), &section], "is missing".into());
+        }
+    }
+    if receive.poll_seconds == 0 {
+        say(&[&path("poll_seconds")], "must be at least 1".into());
+    }
+    encrypted(&receive.jwks_url, true, &[&path("jwks_url"), &section], say);
+    if let Some(url) = &receive.poll_url {
+        encrypted(url, true, &[&path("poll_url"), &section], say);
+    }
+    if receive.poll_url.is_some() != receive.poll_bearer.is_some() {
+        say(
+            &[&path("poll_url"), &path("poll_bearer"), &section],
+            "poll_url and poll_bearer belong together".into(),
+        );
+    }
+    for (name, bearer) in [("push_bearer", &receive.push_bearer), ("poll_bearer", &receive.poll_bearer)] {
+        if let Some(bearer) = bearer {
+            referred(bearer, environment, &[&path(name), &section], say);
+        }
+    }
+}
+
+/// An address whose traffic nobody may read or change on the way.
+fn encrypted(address: &str, path_allowed: bool, paths: &[&str], say: &mut impl FnMut(&[&str], String)) {
+    if let Err(why) = url(address, &["https", "http"], path_allowed) {
+        say(paths, why);
+    } else if address.starts_with("http://") && !is_loopback(address) {
+        say(paths, "must be https; http is for this machine alone".into());
+    }
+}
+
+/// A secret, which stands elsewhere.
+fn referred(
+    text: &str,
+    environment: &[(String, String)],
+    paths: &[&str],
+    say: &mut impl FnMut(&[&str], String),
+) {
+    let variable =
+        |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    if !reference::is_reference(text) {
+        let how = "names where the secret is: ${file:/path} or ${env:NAME}, never the secret itself";
+        say(paths, how.into());
+    } else if let Err(error) = reference::resolve_in(text, &variable) {
+        say(paths, error.to_string());
+    }
+}
+
 fn is_loopback(address: &str) -> bool {
     let host = address.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
     host.is_some_and(|host| {
@@ -529,3 +635,60 @@ fn readable(path: &Path) -> Result<(), String> {
 /// One server, one found by Sentinels, one found in a Cluster; each also with TLS.
 const REDIS_SCHEMES: &[&str] =
     &["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Overrides};
+
+    #[test]
+    fn mistakes_in_a_list_of_sections_are_named_with_their_entry() {
+        let told = |yaml: &str| {
+            let environment = vec![("HERE".to_owned(), "a secret".to_owned())];
+            let overrides = Overrides { environment, options: Vec::new() };
+            let text = format!("upstream: http://app:1\n{yaml}");
+            Config::from_text("f", Some(&text), &overrides)
+                .map(|_| String::new())
+                .unwrap_or_else(|e| e.to_string())
+        };
+        let good = "signals:\n  receive:\n    - issuer: https://a\n      jwks_url: https://a/jwks\n      audience: me\n";
+        assert_eq!(told(good), "");
+        let check = |change: &str, to: &str, expected: &str| {
+            let told = told(&good.replace(change, to));
+            assert!(told.contains(expected), "{to}: {told}");
+        };
+        check("https://a/jwks", "http://a/jwks", "f:5:7: signals.receive[0].jwks_url: must be https");
+        check("issuer: https://a", "mode: enforce", "signals.receive[0].issuer: is missing");
+        check(
+            "audience: me",
+            "audience: me\n      mode: both",
+            "f:7:13: signals.receive[0].mode: expected one of",
+        );
+        check(
+            "audience: me",
+            "audience: me\n      pull_url: x",
+            "signals.receive[0].pull_url: no such setting",
+        );
+        check(
+            "audience: me",
+            "audience: me\n      poll_seconds: 0",
+            "receive[0].poll_seconds: must be at least 1",
+        );
+        check("audience: me", "audience: me\n      poll_url: https://a", "poll_bearer belong together");
+        check("audience: me", "audience: me\n      push_bearer: secret", "names where the secret is");
+        check("audience: me", "audience: me\n      push_bearer: ${env:GONE}", "\"GONE\" is not set");
+        let twice = "audience: me\n    - issuer: https://a\n      jwks_url: https://b\n      audience: me";
+        check("audience: me", twice, "signals.receive[1].issuer: another transmitter has this issuer");
+
+        let good = "signals:\n  transmit:\n    issuer: https://a\n    key: ${env:HERE}\n    receivers:\n      - name: one\n        audience: you\n        bearer: ${env:HERE}\n";
+        assert_eq!(told(good), "");
+        let check = |change: &str, to: &str, expected: &str| {
+            let told = told(&good.replace(change, to));
+            assert!(told.contains(expected), "{to}: {told}");
+        };
+        check("https://a", "https://a/path", "f:4:5: signals.transmit.issuer: expected an address");
+        check("key: ${env:HERE}", "key: hunter2", "signals.transmit.key: names where the secret is");
+        check("name: one", "name: a b", "f:7:9: signals.transmit.receivers[0].name: expected 1 to 64");
+        check("audience: you", "push_url: http://b/", "receivers[0].push_url: must be https");
+        check("audience: you", "verify: true", "signals.transmit.receivers[0].audience: is missing");
+    }
+}

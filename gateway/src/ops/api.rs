@@ -9,7 +9,7 @@ use crate::alert::letter;
 use crate::clock;
 use crate::revocation::{BoardHealth, Refusal as BoardRefusal};
 use crate::shards::{ShardError, new_incident_id};
-use crate::store::{AuditRecord, BUDGET_RESET, IncidentFilter, IncidentRow, Step, StepState, StoreError};
+use crate::store::{AuditRecord, BUDGET_RESET, IncidentFilter, IncidentRow, StoreError};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
@@ -43,7 +43,6 @@ const INCIDENT_ID_BYTES_MAX: usize = 64;
 /// How long an operator waits for a wish to be carried out; with store and board at hand it takes
 /// milliseconds.
 const CARRIED_OUT_WAIT: Duration = Duration::from_secs(3);
-const CARRIED_OUT_POLL: Duration = Duration::from_millis(10);
 
 /// A refusal with one plain sentence.
 #[derive(Debug)]
@@ -652,20 +651,7 @@ async fn after_the_session(
 
 /// Waits a moment for the outbox, so that whoever looks next finds what was done.
 async fn acted(state: &OpsState, incident: String, session: SessionId) -> Acted {
-    let carried_out = async {
-        loop {
-            let row = state.store.incident(&incident).await.ok().flatten();
-            let is_board = |step: &&Step| matches!(step.name.as_str(), "revoke" | "pardon");
-            let done = |row: &IncidentRow| {
-                row.steps.iter().find(is_board).is_none_or(|s| s.state == StepState::Done)
-            };
-            if row.is_some_and(|row| done(&row)) {
-                return;
-            }
-            tokio::time::sleep(CARRIED_OUT_POLL).await;
-        }
-    };
-    let done = tokio::time::timeout(CARRIED_OUT_WAIT, carried_out).await.is_ok();
+    let done = state.outbox.is_carried_out(&incident, CARRIED_OUT_WAIT).await;
     Acted { incident, session, done }
 }
 

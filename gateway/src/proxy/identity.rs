@@ -8,8 +8,10 @@ mod introspection;
 mod jwks;
 mod keys;
 pub mod login;
+pub mod named;
 mod namesakes;
 pub(crate) mod provider;
+pub(crate) mod signed;
 mod token;
 
 use crate::secret::{InstallSecret, Purpose, SecretError};
@@ -23,6 +25,7 @@ use http::HeaderMap;
 use introspection::Introspector;
 use jwks::{Jwks, Keys, Timing};
 use keys::KeySet;
+use named::Names;
 use quick_cache::sync::Cache;
 use siphasher::sip128::{Hasher128, SipHasher24};
 use std::borrow::Cow;
@@ -51,6 +54,8 @@ pub struct Identifier {
     aliases: Cache<SessionId, Arc<Known>>,
     /// Keeps every issuer's keys fresh, each on its own; stopped when this is dropped.
     _refreshers: JoinSet<()>,
+    /// Where somebody is told of sessions by the names their issuer gives them.
+    names: Option<Arc<Names>>,
 }
 
 /// Who sent a request.
@@ -176,7 +181,14 @@ impl Identifier {
             verified: Cache::new(config.verified_max),
             aliases: Cache::new(config.verified_max),
             _refreshers: refreshers,
+            names: None,
         })
+    }
+
+    /// Remembers from now on what issuers call the sessions of their tokens.
+    pub fn with_names(mut self, names: Arc<Names>) -> Identifier {
+        self.names = Some(names);
+        self
     }
 
     /// Marks own cookies `Secure` from now on; for listeners with TLS.
@@ -325,6 +337,9 @@ impl Identifier {
         match token::verify(token, &current, rules, &self.secret, now) {
             Ok(verified) => {
                 metrics::counter!("gaitway_tokens_verified_total").increment(1);
+                if let Some(names) = &self.names {
+                    names.note(&verified.identity, token);
+                }
                 let known = Arc::new(Known {
                     identity: Arc::new(verified.identity),
                     valid_from: verified.valid_from,

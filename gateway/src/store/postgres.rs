@@ -52,6 +52,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/postgres/0001_incidents.sql"),
     include_str!("../../migrations/postgres/0002_audit_version.sql"),
     include_str!("../../migrations/postgres/0003_profiles.sql"),
+    include_str!("../../migrations/postgres/0004_signals.sql"),
 ];
 
 /// A replica holds few connections, because PostgreSQL allows about a hundred in all.

@@ -216,6 +216,63 @@ macro_rules! implement_store {
                 Ok(active)
             }
 
+            async fn queue_signal(
+                &self,
+                stream: &str,
+                jti: &str,
+                at: gaitway_models::Timestamp,
+                sealed: &str,
+            ) -> Result<(), crate::store::StoreError> {
+                sqlx::query(sql::INSERT_SIGNAL)
+                    .bind(stream)
+                    .bind(jti)
+                    .bind(sql::milliseconds(at))
+                    .bind(sealed)
+                    .execute(&self.writer)
+                    .await
+                    .map_err($error)?;
+                Ok(())
+            }
+
+            async fn signals(
+                &self,
+                stream: &str,
+                limit: u32,
+            ) -> Result<Vec<(String, String)>, crate::store::StoreError> {
+                sqlx::query_as(sql::SELECT_SIGNALS)
+                    .bind(stream)
+                    .bind(sql::rows(limit))
+                    .fetch_all(&self.reader)
+                    .await
+                    .map_err($error)
+            }
+
+            async fn forget_signal(&self, stream: &str, jti: &str) -> Result<bool, crate::store::StoreError> {
+                let gone = sqlx::query(sql::DELETE_SIGNAL)
+                    .bind(stream)
+                    .bind(sql::text(jti))
+                    .execute(&self.writer)
+                    .await
+                    .map_err($error)?;
+                Ok(gone.rows_affected() > 0)
+            }
+
+            async fn trim_signals(
+                &self,
+                stream: &str,
+                before: gaitway_models::Timestamp,
+                most: u32,
+            ) -> Result<u64, crate::store::StoreError> {
+                let gone = sqlx::query(sql::TRIM_SIGNALS)
+                    .bind(stream)
+                    .bind(sql::milliseconds(before))
+                    .bind(i64::from(most))
+                    .execute(&self.writer)
+                    .await
+                    .map_err($error)?;
+                Ok(gone.rows_affected())
+            }
+
             async fn prune(
                 &self,
                 before: gaitway_models::Timestamp,
@@ -426,6 +483,13 @@ pub(super) const SELECT_TRIP: &str = select_rows!(
 pub(super) const POSTPONE_STEPS: &str = "UPDATE gaitway_steps SET retry_at_ms = $3 \
     WHERE incident = $1 AND state = 'pending' AND retry_at_ms <= $2 AND ($4 IS NULL OR name = $4)";
 
+pub(super) const INSERT_SIGNAL: &str = "INSERT INTO gaitway_signals (stream, jti, at_ms, sealed) \
+     VALUES ($1, $2, $3, $4) ON CONFLICT (stream, jti) DO NOTHING";
+pub(super) const SELECT_SIGNALS: &str =
+    "SELECT jti, sealed FROM gaitway_signals WHERE stream = $1 ORDER BY at_ms, jti LIMIT $2";
+pub(super) const DELETE_SIGNAL: &str = "DELETE FROM gaitway_signals WHERE stream = $1 AND jti = $2";
+pub(super) const TRIM_SIGNALS: &str = "DELETE FROM gaitway_signals WHERE stream = $1 AND (at_ms < $2 OR jti IN \
+     (SELECT jti FROM gaitway_signals WHERE stream = $1 ORDER BY at_ms DESC, jti DESC LIMIT 1000000 OFFSET $3))";
 pub(super) const RELEASE_STEPS: &str =
     "UPDATE gaitway_steps SET retry_at_ms = $1 WHERE state = 'pending' AND retry_at_ms > $1";
 

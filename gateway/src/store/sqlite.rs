@@ -54,6 +54,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/sqlite/0001_incidents.sql"),
     include_str!("../../migrations/sqlite/0002_audit_version.sql"),
     include_str!("../../migrations/sqlite/0003_profiles.sql"),
+    include_str!("../../migrations/sqlite/0004_signals.sql"),
 ];
 
 /// "GaiW" in the file's header: <https://www.sqlite.org/fileformat2.html#application_id>

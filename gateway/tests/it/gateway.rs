@@ -48,9 +48,8 @@ impl Gateway {
         let has = |section: &str| extra.lines().any(|line| line.starts_with(section));
         let listen = if has("listen:") { "" } else { "listen: 127.0.0.1:0\n" };
         let ops = if has("ops:") { "" } else { "ops:\n  listen: 127.0.0.1:0\n" };
-        let data_line = data.display();
-        std::fs::write(&file, format!("upstream: {upstream}\n{listen}data: {data_line}\n{ops}{extra}\n"))
-            .unwrap();
+        let data = if has("data:") { String::new() } else { format!("data: {}\n", data.display()) };
+        std::fs::write(&file, format!("upstream: {upstream}\n{listen}{data}{ops}{extra}\n")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_gaitway"));
         command.args(["run", "--config"]).arg(&file).stderr(Stdio::piped()).stdout(Stdio::null());
         command.envs(environment.iter().copied());

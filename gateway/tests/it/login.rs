@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 
 /// A browser: a cookie jar for each origin, and page loads that follow redirects one by one.
-struct Browser {
+pub struct Browser {
     http: Client,
     jar: HashMap<String, BTreeMap<String, String>>,
     account: &'static str,
@@ -18,7 +18,7 @@ struct Browser {
 }
 
 impl Browser {
-    fn of(account: &'static str) -> Browser {
+    pub fn of(account: &'static str) -> Browser {
         let http = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Browser { http, jar: HashMap::new(), account, acr: None }
     }
@@ -74,12 +74,12 @@ impl Browser {
         panic!("redirected without end");
     }
 
-    async fn open(&mut self, url: &str) -> Response {
+    pub async fn open(&mut self, url: &str) -> Response {
         let first = self.navigate(url).await;
         self.follow(first, "").await
     }
 
-    async fn fetch(&mut self, url: &str) -> Response {
+    pub async fn fetch(&mut self, url: &str) -> Response {
         self.send(Method::GET, url, &[("sec-fetch-mode", "cors")], "").await
     }
 
@@ -93,10 +93,10 @@ fn location(response: &Response) -> Option<String> {
     Some(response.url().join(to).unwrap().into())
 }
 
-struct Site {
+pub struct Site {
     app: App,
-    provider: Provider,
-    gateway: Gateway,
+    pub provider: Provider,
+    pub gateway: Gateway,
     origin: String,
 }
 
@@ -105,18 +105,19 @@ impl Site {
         Site::start_with(json!({}), "", "").await
     }
 
-    async fn start_with(options: Value, oidc: &str, more: &str) -> Site {
+    pub async fn start_with(options: Value, oidc: &str, more: &str) -> Site {
         let port = free_port();
         let origin = format!("http://127.0.0.1:{port}");
         let mut options = options;
         options["gateway"] = json!(origin);
         let provider = Provider::start(&options);
         let app = App::start().await;
-        let gateway = Gateway::start_with(&app.url(), &settings(port, &provider, oidc, more), SECRETS);
+        let more = more.replace("{issuer}", &provider.url(""));
+        let gateway = Gateway::start_with(&app.url(), &settings(port, &provider, oidc, &more), SECRETS);
         Site { app, provider, gateway, origin }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.origin)
     }
 

@@ -23,5 +23,6 @@ mod reload;
 mod revocation;
 mod routes;
 mod servers;
+mod signals;
 mod telemetry;
 mod tls;

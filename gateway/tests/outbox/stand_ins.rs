@@ -178,6 +178,24 @@ impl Store for Switch {
     async fn active_revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, StoreError> {
         self.read()?.active_revocations(now).await
     }
+    async fn queue_signal(
+        &self,
+        stream: &str,
+        jti: &str,
+        at: Timestamp,
+        sealed: &str,
+    ) -> Result<(), StoreError> {
+        self.write()?.queue_signal(stream, jti, at, sealed).await
+    }
+    async fn signals(&self, stream: &str, limit: u32) -> Result<Vec<(String, String)>, StoreError> {
+        self.read()?.signals(stream, limit).await
+    }
+    async fn forget_signal(&self, stream: &str, jti: &str) -> Result<bool, StoreError> {
+        self.write()?.forget_signal(stream, jti).await
+    }
+    async fn trim_signals(&self, stream: &str, before: Timestamp, most: u32) -> Result<u64, StoreError> {
+        self.write()?.trim_signals(stream, before, most).await
+    }
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.write()?.prune(before).await
     }

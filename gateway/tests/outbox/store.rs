@@ -58,6 +58,7 @@ const CLAIMS: &[(&str, Claim)] = claims![
     the_audit_trail_names_every_revocation_pardon_and_shadow_decision,
     pruning_keeps_what_is_unfinished_or_in_force,
     a_pardon_outlives_the_revocation_it_lifted,
+    events_wait_in_order_until_they_are_fetched_or_too_many,
     concurrent_records_all_arrive,
     a_used_up_budget_is_remembered_until_it_is_reset,
     a_profile_comes_back_and_an_older_one_never_replaces_it,
@@ -336,6 +337,28 @@ async fn a_pardon_outlives_the_revocation_it_lifted(store: &dyn Store) {
     store.prune(later(31 * day)).await.unwrap();
     let left = store.incidents(&IncidentFilter { limit: 10, ..IncidentFilter::default() }).await.unwrap();
     assert_eq!(left, []);
+}
+
+async fn events_wait_in_order_until_they_are_fetched_or_too_many(store: &dyn Store) {
+    let waiting = async |stream: &str| {
+        let signals = store.signals(stream, 100).await.unwrap();
+        signals.into_iter().map(|(jti, sealed)| format!("{jti}={sealed}")).collect::<Vec<_>>()
+    };
+    for (number, jti) in ["c", "a", "b"].into_iter().enumerate() {
+        store.queue_signal("one", jti, later(number as u64), "x").await.unwrap();
+    }
+    store.queue_signal("one", "c", later(9), "again").await.unwrap();
+    store.queue_signal("two", "a", NOW, "y").await.unwrap();
+    assert_eq!(waiting("one").await, ["c=x", "a=x", "b=x"], "repeating one changes nothing");
+    assert_eq!(store.signals("one", 2).await.unwrap().len(), 2);
+    assert!(store.forget_signal("one", "a").await.unwrap());
+    assert!(!store.forget_signal("one", "a").await.unwrap());
+    assert_eq!(waiting("two").await, ["a=y"]);
+    assert_eq!(store.trim_signals("one", NOW, 2).await.unwrap(), 0);
+    assert_eq!(store.trim_signals("one", NOW, 1).await.unwrap(), 1);
+    assert_eq!(waiting("one").await, ["b=x"], "the oldest go");
+    assert_eq!(store.trim_signals("one", later(3), 10).await.unwrap(), 1);
+    assert_eq!((waiting("one").await.len(), waiting("two").await.len()), (0, 1));
 }
 
 async fn concurrent_records_all_arrive(store: &dyn Store) {

@@ -4,6 +4,7 @@
 //! Invariant: tokens stay here and in the vault; a browser gets a signed random number, the app a name.
 //! A provider that is down ends nobody's login. Must not know: pages, policies, how requests travel.
 
+use super::named::Named;
 use super::provider::{Ask, Provider, ProviderError, Tokens, client_secret};
 use super::token::{self, Claims};
 use super::{IdentityError, cookies};
@@ -462,6 +463,31 @@ impl Login {
             let _ = self.vault.remove(Kind::Used, &used).await;
         }
         done.map_err(|_| LogoutError::Unreachable)
+    }
+
+    /// What the provider calls a login and its person.
+    pub async fn named(&self, id: SessionId) -> Result<Option<Named>, VaultError> {
+        let record = self.vault.get(Kind::Login, &id.0).await?;
+        let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+        Ok(record.map(|record| Named {
+            issuer: self.provider.issuer().to_owned(),
+            sub: record.subject,
+            sid: record.provider_session,
+            jti: None,
+        }))
+    }
+
+    /// The sessions here of one session at the provider, if this is the provider's issuer.
+    pub async fn sessions_at(&self, issuer: &str, sid: &str) -> Result<Vec<SessionId>, VaultError> {
+        let mut sessions = Vec::new();
+        if issuer != self.provider.issuer() {
+            return Ok(sessions);
+        }
+        for place in 0..PLACES {
+            let id = self.vault.get(Kind::ProviderSession, &self.place(sid, place)).await?;
+            sessions.extend(id.and_then(|id| id.try_into().ok()).map(SessionId));
+        }
+        Ok(sessions)
     }
 
     /// Tells the provider that a login's tokens are no longer good (RFC 7009); whether it was told, which

@@ -8,6 +8,7 @@ use super::IdentityError;
 use super::jwks::{Jwks, Keys, Timing, is_loopback};
 use super::keys::KeySet;
 use super::login::ProviderTold;
+use super::signed;
 use super::token::{self, Claims, Rejection, Rules};
 use arc_swap::ArcSwapOption;
 use base64::Engine;
@@ -281,19 +282,7 @@ impl Provider {
     }
 
     async fn open(&self, token: &str, types: &[&str], now: Timestamp) -> Result<Claims, Rejection> {
-        let generation = self.keys.current().generation;
-        let first = token::open(token, &self.keys.current(), &self.id_token_rules, types, now);
-        if !matches!(first, Err(Rejection::UnknownKey)) {
-            return first;
-        }
-        self.keys.want();
-        let changed = async {
-            while self.keys.current().generation == generation {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        let _ = tokio::time::timeout(KEY_WAIT, changed).await;
-        token::open(token, &self.keys.current(), &self.id_token_rules, types, now)
+        signed::open(token, &self.keys, &self.id_token_rules, types, now).await
     }
 
     fn client(&self, metadata: &Metadata, redirect: &RedirectUrl) -> Client {
@@ -557,7 +546,7 @@ fn counted<T>(endpoint: &'static str, outcome: Result<T, ProviderError>) -> Resu
 }
 
 /// Every algorithm with a public key: each key says for itself which of them it is for.
-const ALGORITHMS: [Algorithm; 9] = [
+pub(super) const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS256,
     Algorithm::RS384,
     Algorithm::RS512,
@@ -569,9 +558,9 @@ const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::EdDSA,
 ];
 /// A minute on both sides: providers' clocks are somebody else's.
-const LEEWAY_MS: u64 = 60_000;
+pub(super) const LEEWAY_MS: u64 = 60_000;
 /// ID tokens with many groups; a longer one would not fit the address of a logout either.
-const TOKEN_BYTES_MAX: usize = 16 * 1024;
+pub(super) const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// One question, from connecting to the last byte.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Several tokens, or a description with many algorithms; a whole web page is no answer.
@@ -583,8 +572,8 @@ const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
 /// Older providers call their logout tokens plain JWT.
 const LOGOUT_TYPES: [&str; 2] = ["logout+jwt", "jwt"];
 /// How long a login waits for a key it has not seen.
-const KEY_WAIT: Duration = Duration::from_secs(3);
-const POLL: Duration = Duration::from_millis(20);
+pub(super) const KEY_WAIT: Duration = Duration::from_secs(3);
+pub(super) const POLL: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
