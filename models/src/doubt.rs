@@ -142,6 +142,72 @@ impl Doubt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Assessment;
+    use crate::event::{Batch, EventKind, PointerType};
+    use crate::sequential::THRESHOLD_NATS_MIN;
+    use crate::session::Session;
+    use crate::sim::Visitor;
+    use crate::time::Timestamp;
+
+    /// What a person's first session leaves, and how their next is seen when its events are changed.
+    fn next_session(change: impl Fn(usize, &mut Event) -> bool) -> (Assessment, Option<Profile>) {
+        let detector = crate::owner::tests::detector();
+        let mut visitor = Visitor::person(300);
+        // A browser tells of itself at the beginning of every session.
+        let first = Batch { events: Vec::new(), ..visitor.next_batch(2.0) };
+        let mut watch = |profile, change: &dyn Fn(usize, &mut Event) -> bool| {
+            let mut session = Session::new(Timestamp(0));
+            session.set_profile(profile);
+            session.observe(Timestamp(0), 0, &first);
+            let mut assessment = Assessment::default();
+            for i in 0..250 {
+                let mut batch = visitor.next_batch(2.0);
+                batch.sequence = i;
+                let mut n = 0;
+                batch.events.retain_mut(|event| {
+                    n += 1;
+                    change(n, event)
+                });
+                session.observe(Timestamp(batch.sent_at_us / 1000), 1, &batch);
+                assessment = detector.assess(Timestamp(batch.sent_at_us / 1000), &mut session);
+            }
+            (assessment, detector.learn(&mut session, Ending::default()))
+        };
+        let (first, profile) = watch(Profile::default(), &|_, _| true);
+        assert_eq!((first.profile, first.owner_score), (ProfileState::Learning, None));
+        watch(profile.unwrap(), &change)
+    }
+
+    #[test]
+    fn an_owner_is_known_again_and_the_second_session_teaches_too() {
+        let (seen, profile) = next_session(|_, _| true);
+        assert_eq!(seen.profile, ProfileState::Ready);
+        assert!(seen.owner_score.is_some() && seen.owner_evidence < THRESHOLD_NATS_MIN, "{seen:?}");
+        assert_eq!(profile.unwrap().sessions(), 2);
+    }
+
+    #[test]
+    fn moves_heard_half_as_often_come_from_a_device_nobody_has_learnt() {
+        let (seen, profile) =
+            next_session(|n, event| n % 2 == 0 || !matches!(event.kind, EventKind::PointerMove { .. }));
+        assert_eq!((seen.profile, seen.owner_score), (ProfileState::Learning, None));
+        assert_eq!(seen.owner_evidence, 0.0);
+        assert_eq!(profile.unwrap().sessions(), 2, "it is learnt beside the other");
+    }
+
+    #[test]
+    fn a_finger_on_the_screen_says_nothing_of_a_hand_at_the_mouse() {
+        let (seen, profile) = next_session(|_, event| {
+            match &mut event.kind {
+                EventKind::PointerMove { pointer, .. }
+                | EventKind::PointerDown { pointer, .. }
+                | EventKind::PointerUp { pointer, .. } => *pointer = PointerType::Touch,
+                _ => {}
+            }
+            true
+        });
+        assert_eq!((seen.owner_score, seen.owner_evidence, profile), (None, 0.0, None));
+    }
 
     #[test]
     fn what_is_held_is_spread_over_the_session_and_bounded() {

@@ -18,8 +18,8 @@ pub const BLOCK_ACTIVE_US: u64 = 14_000_000;
 pub const BLOCK_MOVES_FULL: u32 = 200;
 /// Active input that completes any block, microseconds: 56 s.
 pub const BLOCK_ACTIVE_MAX_US: u64 = 56_000_000;
-/// A block with fewer moves says too little about a hand.
-pub const BLOCK_MOVES_MIN: u32 = 30;
+/// A block with fewer moves (a page read by the wheel) says too little about a hand.
+pub const BLOCK_MOVES_MIN: u32 = 100;
 
 /// One block: how frequently each kind of movement occurred.
 #[derive(Clone, Debug, PartialEq, Eq)]

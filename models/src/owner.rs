@@ -414,10 +414,19 @@ const BETWEEN_MIN: f64 = 0.02;
 const BLOCKS_BELIEVED_MAX: f64 = 5.0;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::hand;
+    use crate::artifact::Artifact;
+    use crate::detector::Detector;
     use crate::sim::Visitor;
+
+    /// The shipped model with a background of simulated people.
+    pub(crate) fn detector() -> Detector {
+        let people: Vec<Vec<Hand>> = (0..LIKELIHOOD_PEOPLE_MIN as u64 + 4).map(person).collect();
+        let owners = Owners::uncalibrated(Background::fit(&people).unwrap(), people.len());
+        let base = Artifact::decode(crate::DEFAULT_MODEL).unwrap();
+        Detector::load(&Artifact { owners: Some(owners), ..base }.encode()).unwrap()
+    }
 
     /// Blocks of simulated people who differ by the seed.
     fn person(seed: u64) -> Vec<Hand> {
@@ -485,8 +494,8 @@ mod tests {
             };
             (0..BINS).map(|k| (metric(k) + second(k)) * owner.weights[k]).sum()
         };
-        for i in 0..BINS {
-            assert!((row(i) - 0.5 * own[i]).abs() < 1e-9, "row {i}: {} of {}", row(i), 0.5 * own[i]);
+        for (i, own) in own.iter().enumerate() {
+            assert!((row(i) - 0.5 * own).abs() < 1e-9, "row {i}: {} of {}", row(i), 0.5 * own);
         }
     }
 

@@ -12,7 +12,7 @@ use super::{EvaluateError, Figure, Judged, auc, clopper_pearson, eer, far, figur
 use crate::artifact::Artifact;
 use crate::dataset::{self, Label, Recording};
 use crate::detector::Detector;
-use crate::event::Batch;
+use crate::event::{Batch, EventKind};
 use crate::hand::{self, Hand};
 use crate::isolation::{IsolationForest, IsolationParams};
 use crate::owner::{Background, Owners};
@@ -66,6 +66,9 @@ pub struct Sessions {
     pub owners_reached: Figure,
     pub impostors: usize,
     pub impostors_reached: Figure,
+    /// The owners' sessions again, as a mouse half as fast again would have recorded them had the hand not
+    /// noticed: what another mouse on the same display can do at worst.
+    pub other_mouse_reached: Figure,
     /// Median number of blocks until an impostor's session reached it.
     pub blocks_to_reach: Option<usize>,
 }
@@ -142,6 +145,17 @@ impl Watched {
         }
         let blocks = hand::blocks(&recording.events);
         Watched { device: Device::of(recording.environment), batches, blocks }
+    }
+
+    /// The session through a mouse that moves the pointer farther for the same way of the hand.
+    fn with_faster_mouse(&self) -> Watched {
+        let mut batches = self.batches.clone();
+        for event in batches.iter_mut().flat_map(|batch| &mut batch.events) {
+            if let EventKind::PointerMove { x, y, .. } = &mut event.kind {
+                (*x, *y) = ((*x * FASTER).round(), (*y * FASTER).round());
+            }
+        }
+        Watched { device: self.device, batches, blocks: Vec::new() }
     }
 
     /// Watches the session against a profile. Gives what each judged block said, the evidence after each,
@@ -237,6 +251,10 @@ fn judge_folds(source: &str, recordings: &[&Recording], seed: u64) -> Option<Sec
                 let row = |score| Judged { score, positive: k != i, cluster: i };
                 for session in &people[k].tests {
                     judged.add(fold, session.against(&detector, profile.clone()), row);
+                    if k == i && !session.blocks.is_empty() {
+                        let seen = session.with_faster_mouse().against(&detector, profile.clone());
+                        judged.other_mouse.push((fold, seen.evidence));
+                    }
                     for block in &session.blocks {
                         let place = background.place(block);
                         judged.alone.extend(forest.as_ref().zip(place).map(|(f, p)| row(f.score(&p))));
@@ -269,6 +287,8 @@ struct Judgements {
     unknown: Unknown,
     /// By session: fold, an impostor's, the evidence after each judged block.
     walks: Vec<(usize, bool, Vec<f32>)>,
+    /// Owners' sessions by a faster mouse: fold, the evidence after each judged block.
+    other_mouse: Vec<(usize, Vec<f32>)>,
 }
 
 /// Blocks judged and completed: the owners', the impostors'.
@@ -312,6 +332,8 @@ impl Judgements {
             let (low, high) = clopper_pearson(hits, n);
             Figure { value: hits as f64 / n.max(1) as f64, low, high }
         };
+        let reaches = |(fold, evidence): &&(usize, Vec<f32>)| evidence.iter().any(|n| *n >= folds[*fold].0);
+        let other_mouse = (self.other_mouse.iter().filter(reaches).count(), self.other_mouse.len());
         blocks_to_reach.sort_unstable();
         let nats = || folds.iter().map(|(nats, _)| *nats);
         Sessions {
@@ -322,6 +344,7 @@ impl Judgements {
             owners_reached: share(reached[0]),
             impostors: reached[1].1,
             impostors_reached: share(reached[1]),
+            other_mouse_reached: share(other_mouse),
             blocks_to_reach: blocks_to_reach.get(blocks_to_reach.len() / 2).copied(),
         }
     }
@@ -470,6 +493,7 @@ fn equal_error_threshold(rows: &[Judged]) -> f32 {
 const LABEL_MARK: &str = "is_illegal=";
 const IMPOSTOR_MARK: &str = "is_illegal=1";
 const FOLDS: usize = 5;
+const FASTER: f32 = 1.5;
 /// Shares of owners' sessions that the ledger may call somebody else's: to be noted, to be asked again.
 const FALSE_ALARMS: [f32; 2] = [0.1, 0.02];
 

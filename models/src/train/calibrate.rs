@@ -24,7 +24,7 @@ pub fn platt_of_any(scores: &[(f32, bool, f32)]) -> (f32, f32) {
         f64::from(median(&mut values))
     };
     let (low, high) = (middle(false), middle(true));
-    if !(high > low) {
+    if high.partial_cmp(&low) != Some(std::cmp::Ordering::Greater) {
         return (0.0, 0.0);
     }
     let (centre, unit) = (0.5 * (low + high), 0.25 * (high - low));
