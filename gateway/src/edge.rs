@@ -54,6 +54,8 @@ pub struct EdgeRequest<'a> {
     pub revoked: Option<&'a str>,
     /// Names of the cookies to expire when the caller is revoked.
     pub cookies_to_clear: &'a [String],
+    /// What ended is named by the address alone, which anybody may have written: no cookie is cleared.
+    pub by_link: bool,
     pub body: Bytes,
 }
 
@@ -247,6 +249,9 @@ impl Edge {
             incident => self.pages.logout(request.headers, Some(incident)),
         };
         let mut response = html(StatusCode::FORBIDDEN, page);
+        if request.by_link {
+            return response;
+        }
         let headers = response.headers_mut();
         clear_cookies(headers, request.cookies_to_clear, request.https);
         // Browsers keep whole pages for their back button; the next person at this one must not see them.
@@ -273,7 +278,9 @@ impl Edge {
             header::WWW_AUTHENTICATE,
             header::HeaderValue::from_static("Bearer error=\"invalid_token\""),
         );
-        clear_cookies(headers, request.cookies_to_clear, request.https);
+        if !request.by_link {
+            clear_cookies(headers, request.cookies_to_clear, request.https);
+        }
         response
     }
 

@@ -34,7 +34,7 @@ use gaitway_policies::route::{Outage, RequestLine, Sources};
 use gaitway_policies::{Identity, Input, PolicySet, SessionId};
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use identity::login::{LOGGED_OUT, Login, Presence};
-use identity::{Caller, Identifier};
+use identity::{Caller, Identified, Identifier};
 use inject::{Injection, Injector, Plan, Prepared};
 use ipnet::IpNet;
 use limits::{Connection, Phase};
@@ -129,6 +129,8 @@ pub struct Visit {
     entered: Option<u64>,
     navigation: bool,
     upgrade: bool,
+    /// Should the request be refused, then for an identity that its address alone proves.
+    by_link: bool,
     /// Name of the policy route; empty for the default one.
     route: String,
     /// The route wants the collector in its pages.
@@ -241,7 +243,8 @@ impl Gateway {
         if answers.denied {
             return self.refuse_malformed(session, visit, 503).await;
         }
-        let query = request.uri.query();
+        // Own endpoints are asked by our own script, which puts no token into an address.
+        let query = request.uri.query().filter(|_| !is_own);
         let mut identified = self.identifier.identify(&request.headers, query, now, terms.sources, is_own);
         identified = identified.introspected(&answers, terms.sources);
         if let Presence::Present(login) = &presence {
@@ -250,22 +253,22 @@ impl Gateway {
         if !terms.sources.oidc {
             presence = Presence::Absent;
         }
-        let caller = identified.caller;
+        let Identified { caller, others, linked } = identified;
         // The app may honour any identity in the request, so a revoked one behind a good one counts.
-        let refusal = caller
-            .known()
-            .into_iter()
-            .chain(identified.others.iter())
-            .find_map(|identity| self.revocations.check(identity, now));
+        let all = || caller.known().into_iter().chain(&others);
+        let is_revoked = |identity: &Arc<Identity>| self.revocations.check(identity, now);
+        let refusal = all().filter(|identity| !linked.contains(identity)).find_map(is_revoked);
+        visit.by_link = refusal.is_none() && !linked.is_empty();
+        let refusal = refusal.or_else(|| all().find_map(is_revoked));
         if is_own {
             connection.set_phase(Phase::Body);
             let revoked = refusal.map(|refusal| refusal.incident);
-            return self.serve_own(session, visit, (&caller, &identified.others), https, revoked).await;
+            return self.serve_own(session, visit, (&caller, &others), https, revoked).await;
         }
         connection.set_phase(Phase::Body);
         visit.identity = caller.known().cloned();
         visit.identities.extend(caller.known().cloned());
-        visit.identities.extend(identified.others);
+        visit.identities.extend(others);
         // From here on a revocation reaches this request, whatever it is waiting for.
         visit.entered = Some(connection.enter(visit.identities.clone()));
         // Asked again now that a cut would find the request, so that none falls between.
@@ -277,7 +280,9 @@ impl Gateway {
             visit.login = Some(login.clone());
         }
         // Also of who is refused: to the app the session may live on.
-        if let (Some(sink), Some(identity)) = (&self.app_logout, caller.known()) {
+        if let (Some(sink), Some(identity)) = (&self.app_logout, caller.known())
+            && !linked.contains(identity)
+        {
             sink.note(&identity.session, &session.req_header().headers);
         }
         let held = match (refusal, caller.known()) {
@@ -478,8 +483,9 @@ impl Gateway {
         let header = session.req_header();
         let (path, query) = (header.uri.path().to_owned(), header.uri.query().map(str::to_owned));
         let mut response = {
-            let request =
+            let mut request =
                 self.own_request(header, (&path, query.as_deref()), (caller, &[]), https, None, Bytes::new());
+            request.by_link = visit.by_link;
             match &held {
                 Held::LoggedOut { incident } | Held::Tarpit { incident, .. } if page => {
                     self.edge.logout_page(incident, &request)
@@ -649,6 +655,7 @@ impl Gateway {
             https,
             revoked,
             cookies_to_clear: &self.cookies_to_clear,
+            by_link: false,
             body,
         }
     }
@@ -713,6 +720,7 @@ impl ProxyHttp for Gateway {
             entered: None,
             navigation: false,
             upgrade: false,
+            by_link: false,
             route: String::new(),
             inject: true,
             tag: None,

@@ -85,12 +85,15 @@ pub struct Identified {
     /// always empty. The app may honour any of them, so the revocation board must be asked about each:
     /// otherwise a revoked token slips through behind a good one.
     pub others: Vec<Arc<Identity>>,
+    /// Those of them, and the caller, that the address alone proves. Anybody can write a link: it speaks for
+    /// its own request, ties no cookie to itself and costs nobody theirs.
+    pub linked: Vec<Arc<Identity>>,
 }
 
 impl Identified {
     /// Adds the tokens whose issuer says they are active, before cookies and behind verified tokens.
     pub fn introspected(self, answers: &Introspected, sources: Sources) -> Identified {
-        let Identified { mut caller, mut others } = self;
+        let Identified { mut caller, mut others, linked } = self;
         for identity in &answers.active {
             if !sources.introspection {
                 others.push(Arc::clone(identity));
@@ -103,7 +106,7 @@ impl Identified {
                 others.push(former);
             }
         }
-        Identified { caller, others }
+        Identified { caller, others, linked }
     }
 
     /// Puts a login at the OpenID provider before whatever else the request carries.
@@ -117,7 +120,7 @@ impl Identified {
         if let Caller::Known(identity) = self.caller {
             others.push(identity);
         }
-        Identified { caller, others }
+        Identified { caller, others, linked: self.linked }
     }
 }
 
@@ -239,11 +242,22 @@ impl Identifier {
                     }
                 }
             }
-            let header = ends(bearer_tokens(headers).filter(|_| jwt.header));
-            let parameters = jwt.query.iter().flat_map(|name| query_values(query.unwrap_or_default(), name));
-            for known in header.chain(ends(parameters)).filter_map(|value| self.verify(jwt, value, now)) {
+            let header = bearer_tokens(headers).filter(|_| jwt.header);
+            for known in ends(header).filter_map(|value| self.verify(jwt, value, now)) {
                 match sources.jwt {
                     true => found.add_header(known),
+                    false => others.push(Arc::clone(&known.identity)),
+                }
+            }
+            let parameters = jwt.query.iter().flat_map(|name| query_values(query.unwrap_or_default(), name));
+            for known in ends(parameters).filter_map(|value| self.verify(jwt, value, now)) {
+                let tokens = found.caller.iter().chain(&found.header).map(|token| &token.identity);
+                let mut presented = tokens.chain(&found.others).chain(&others);
+                if !presented.any(|identity| *identity == known.identity) {
+                    found.linked.push(Arc::clone(&known.identity));
+                }
+                match sources.jwt && found.query.is_none() {
+                    true => found.query = Some(known),
                     false => others.push(Arc::clone(&known.identity)),
                 }
             }
@@ -280,7 +294,7 @@ impl Identifier {
     }
 
     fn conclude(&self, found: Found, cookie_session: Option<SessionId>, now: Timestamp) -> Identified {
-        let Found { caller, header, fallback, mut others } = found;
+        let Found { caller, header, query, fallback, mut others, linked } = found;
         let mut chosen = caller;
         if chosen.is_none() {
             match (&header, cookie_session) {
@@ -289,6 +303,12 @@ impl Identifier {
                 (_, None) => {}
             }
             chosen = header.or(chosen);
+        }
+        if let Some(query) = query {
+            match &chosen {
+                None => chosen = Some(query),
+                Some(_) => others.push(Arc::clone(&query.identity)),
+            }
         }
         if let Some(fallback) = fallback {
             match &chosen {
@@ -302,7 +322,7 @@ impl Identifier {
             None => self.new_session(),
         };
         others.retain(|other| **other != **caller.identity());
-        Identified { caller, others }
+        Identified { caller, others, linked }
     }
 
     /// Names of the cookies to expire when a session ends: the app's token, the app's session, our own.
@@ -605,11 +625,14 @@ impl Known {
 struct Found {
     /// First verified token of the token cookie.
     caller: Option<Arc<Known>>,
-    /// First verified token of the `Authorization` header or the query.
+    /// First verified token of the `Authorization` header.
     header: Option<Arc<Known>>,
+    /// First verified token of the query.
+    query: Option<Arc<Known>>,
     /// The app's or our own cookie session, should no token be verified.
     fallback: Option<Arc<Known>>,
     others: Vec<Arc<Identity>>,
+    linked: Vec<Arc<Identity>>,
 }
 
 impl Found {

@@ -25,7 +25,7 @@ pub fn settings(directory: &Path, more: &str) -> String {
     std::fs::write(directory.join("password"), PASSWORD).unwrap();
     let files = directory.display();
     format!(
-        "identity:\n  jwt:\n    cookie: session\n    key_file: {files}/key\nops:\n  listen: 127.0.0.1:0\n  password_file: {files}/password\n{more}"
+        "identity:\n  jwt:\n    cookie: session\n    query: access_token\n    key_file: {files}/key\nops:\n  listen: 127.0.0.1:0\n  password_file: {files}/password\n{more}"
     )
 }
 
@@ -183,6 +183,15 @@ async fn a_revoked_session_ends_everywhere_at_once_and_a_pardon_brings_it_back()
     assert!(!bob.is_refused(&gateway).await);
     let link = bob.get(&gateway, &target).send().await.unwrap();
     assert!(link.headers().get("clear-site-data").is_none());
+    // Nor does her token in an address: it refuses that request, and no more.
+    for (path, status) in [("/page", StatusCode::FORBIDDEN), ("/_gaitway/bye", StatusCode::OK)] {
+        let request = bob.get(&gateway, &format!("{path}?access_token={}", alice.token));
+        let planted = request.header("sec-fetch-mode", "navigate").send().await.unwrap();
+        assert_eq!(planted.status(), status, "{path}");
+        assert!(planted.headers().get("clear-site-data").is_none(), "{path}");
+        assert!(planted.headers().get("set-cookie").is_none(), "{path}");
+    }
+    assert!(!bob.is_refused(&gateway).await);
 
     // Operators are told by mail.
     eventually("the mail arrives", async || !smtp.mails().is_empty()).await;

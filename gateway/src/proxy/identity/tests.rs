@@ -826,12 +826,35 @@ async fn a_token_in_the_query_counts_like_one_in_the_header() {
         let mut sessions = found.others.iter().chain([found.caller.identity()]);
         assert!(sessions.any(|identity| identity.session == revoked_session), "{query}");
     }
-    // The page's telemetry carries its cookie and not its address.
+    // Anybody can write a link: it ties no cookie to its token, and what it alone proves is said to be so.
     let (_, own) = new(identifier.caller(&none, NOW));
     let page =
         identifier.identify(&cookie(&own), Some(&format!("access_token={token}")), NOW, Sources::ALL, false);
-    assert_eq!(known(page.caller), expected);
-    assert_eq!(known(identifier.caller(&cookie(&own), NOW)), expected);
+    assert_eq!(page.linked, [known(page.caller)]);
+    assert_ne!(known(identifier.caller(&cookie(&own), NOW)), expected);
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_gives_way_to_one_that_a_link_cannot_bring() {
+    let issuer = Issuer::secret();
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), issuer.key_text()).unwrap();
+    let jwt = config::Jwt {
+        query: Some("access_token".into()),
+        key_file: Some(key.path().into()),
+        ..config::Jwt::default()
+    };
+    let config = config::Identity { jwt: Some(jwt), ..config::Identity::default() };
+    let identifier = Identifier::start(&config, secret()).await.unwrap();
+    let (own, other) = (issuer.honest(&payload("own", 600)), issuer.honest(&payload("other", 600)));
+    let by = |query: &str| {
+        let query = format!("access_token={query}");
+        identifier.identify(&bearer(&own), Some(&query), NOW, Sources::ALL, false)
+    };
+    let (same, foreign) = (by(&own), by(&other));
+    assert_eq!((same.others.len(), same.linked.len()), (0, 0), "the header proves it, too");
+    assert_eq!(known(foreign.caller), known(same.caller));
+    assert_eq!((&foreign.others, foreign.linked.len()), (&foreign.linked, 1));
 }
 
 /// A chunk of a document that never ends.
