@@ -18,7 +18,7 @@ pub const LESSON_BLOCKS_MAX: usize = 24;
 pub const BLOCKS_PENDING_MAX: usize = 3;
 
 /// A session with a profile. With four devices and all blocks that are ever held it takes about 100 KB, with
-/// one device about 30 KB.
+/// one device about 35 KB.
 #[derive(Clone, Debug)]
 pub(crate) struct Doubt {
     profile: Profile,

@@ -28,7 +28,7 @@ pub const LEARNT_NATS_MAX: f32 = 0.0;
 /// Moves heard this many times more or less often come from another device: 60 and 75 Hz are one, 60 and
 /// 120 Hz are two.
 pub const INTERVAL_RATIO_MAX: f32 = 1.5;
-/// Largest profile accepted, bytes. One in use holds about 400 bytes a block.
+/// Largest profile accepted, bytes. One in use holds about 470 bytes a block.
 pub const PROFILE_BYTES_MAX: usize =
     HEADER_BYTES + DEVICES_MAX * (DEVICE_BYTES + BLOCKS_MAX * (2 + PACKED_BYTES_MAX)) + CHECK_BYTES;
 
