@@ -336,9 +336,9 @@ impl From<Unbelieved> for Refused {
     fn from(why: Unbelieved) -> Refused {
         match why {
             Unbelieved::KeysUnknown => Refused::Later("the transmitter's keys are not known yet"),
-            Unbelieved::Refused(reason @ ("signature" | "unknown_key")) => {
-                Refused::Wrong("invalid_key", reason)
-            }
+            // Keys change, and are fetched so often and no more: refused for good, a genuine event would be lost.
+            Unbelieved::Refused("unknown_key") => Refused::Later("the key that signed it is not known yet"),
+            Unbelieved::Refused(reason @ "signature") => Refused::Wrong("invalid_key", reason),
             Unbelieved::Refused(reason @ "issuer") => Refused::Wrong("invalid_issuer", reason),
             Unbelieved::Refused(reason @ "audience") => Refused::Wrong("invalid_audience", reason),
             Unbelieved::Refused(reason) => Refused::Wrong("invalid_request", reason),
@@ -391,7 +391,7 @@ impl Receiver {
                     request = self.take_fetched(from, &answer).await;
                     let has_news = !request.ack.is_empty() || !request.set_errs.is_empty();
                     // What was taken is acknowledged at once, and more is fetched with the same request.
-                    if has_news { Duration::ZERO } else { pause }
+                    if has_news { POLL_PAUSE_MIN } else { pause }
                 }
                 Err(why) => {
                     failures = failures.saturating_add(1);
@@ -418,11 +418,10 @@ impl Receiver {
                     count("none", "refused");
                     request.set_errs.insert(name.clone(), SetError { err, description });
                 }
-                // Not acknowledged, it comes again.
+                // Not acknowledged, it comes again; those behind it need not wait for that.
                 Err(Refused::Later(why)) => {
                     tracing::warn!(why, "a security event is not taken now");
                     count("none", "later");
-                    break;
                 }
             }
         }
@@ -514,6 +513,8 @@ const FETCHED_BYTES_MAX: usize = 1024 * 1024;
 const JTI_BYTES_MAX: usize = 512;
 /// One question, from connecting to the last byte.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two questions: a transmitter that hears no acknowledgement is not asked as fast as it answers.
+const POLL_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// While a transmitter does not answer, it is asked at least this often.
 const POLL_RETRY_MAX: Duration = Duration::from_secs(300);
 

@@ -373,7 +373,7 @@ impl AlertSink for StreamSink {
     }
 
     fn wants(&self, incident: &Incident) -> bool {
-        ends_login(incident) && incident.identity.subject.is_some() && incident.rule != super::RULE
+        is_told(incident)
     }
 
     async fn deliver(&self, incident: &Incident) -> Result<(), AlertError> {
@@ -381,6 +381,11 @@ impl AlertSink for StreamSink {
         let (jti, claims) = self.0.event(stream, incident).await?;
         self.0.deliver(stream, &jti, &claims).await
     }
+}
+
+/// Ends of logins that were carried out, of people who have a name.
+fn is_told(incident: &Incident) -> bool {
+    ends_login(incident) && incident.identity.subject.is_some() && incident.rule != super::RULE
 }
 
 // ---- fetched
@@ -498,3 +503,92 @@ const VERIFY_ATTEMPTS_MAX: u32 = 6;
 const VERIFY_RETRY: Duration = Duration::from_secs(1);
 /// Of a receiver's error code, in a log line.
 const CODE_CHARS_MAX: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gaitway_policies::engine::Mode;
+    use gaitway_policies::facts::Facts;
+    use gaitway_policies::{Identity, SessionId, SubjectId};
+
+    fn incident(action: Action, mode: Mode) -> Incident {
+        Incident {
+            id: "A".into(),
+            at: Timestamp(1),
+            identity: Identity {
+                session: SessionId([1; 16]),
+                subject: Some(SubjectId([2; 16])),
+                token: None,
+                expires_at: None,
+                issued_at: None,
+                groups: Vec::new(),
+            },
+            rule: "bots".into(),
+            action,
+            mode,
+            by: "policy".into(),
+            reason: String::new(),
+            policy_version: String::new(),
+            facts: Facts::default(),
+            until: Timestamp(2),
+        }
+    }
+
+    #[test]
+    fn only_a_login_that_ended_for_good_here_is_told() {
+        let check = |change: &dyn Fn(&mut Incident), expected: bool| {
+            let mut changed = incident(Action::Logout, Mode::Enforce);
+            change(&mut changed);
+            assert_eq!(is_told(&changed), expected, "{changed:?}");
+        };
+        check(&|_| {}, true);
+        check(&|incident| incident.action = Action::LogoutEverywhere, true);
+        check(&|incident| incident.mode = Mode::Shadow, false);
+        check(&|incident| incident.action = Action::Deny, false);
+        check(&|incident| incident.action = Action::Tarpit, false);
+        check(&|incident| incident.action = Action::Pardon, false);
+        check(&|incident| incident.identity.subject = None, false);
+        check(&|incident| incident.rule = super::super::RULE.into(), false);
+    }
+
+    #[test]
+    fn one_session_is_told_of_as_one_whatever_its_issuer_calls_it() {
+        let named = |sid: Option<&str>, jti: Option<&str>| Named {
+            issuer: "https://login".into(),
+            sub: "alice".into(),
+            sid: sid.map(str::to_owned),
+            jti: jti.map(str::to_owned),
+        };
+        let alice = json!({"format": "iss_sub", "iss": "https://login", "sub": "alice"});
+        let check = |named: &Named, session: Value| {
+            let told = subject(named, &incident(Action::Logout, Mode::Enforce));
+            assert_eq!(told, json!({"format": "complex", "user": alice, "session": session}));
+        };
+        check(&named(Some("s"), Some("j")), json!({"format": "opaque", "id": "s"}));
+        check(&named(None, Some("j")), json!({"format": "jwt_id", "iss": "https://login", "jti": "j"}));
+        check(&named(None, None), json!({"format": "opaque", "id": SessionId([1; 16])}));
+        let everywhere = incident(Action::LogoutEverywhere, Mode::Enforce);
+        assert_eq!(subject(&named(Some("s"), None), &everywhere), alice);
+    }
+
+    #[test]
+    fn a_receivers_words_reach_the_log_as_a_code_only() {
+        assert_eq!(plain_code("invalid_key"), "invalid_key");
+        assert_eq!(plain_code("a\n\u{1b}[31m b\"c"), "a31mbc");
+        assert_eq!(plain_code(&"x".repeat(99)).len(), CODE_CHARS_MAX);
+    }
+
+    #[test]
+    fn what_is_no_signing_key_is_none() {
+        for text in ["", "hunter2", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"] {
+            assert!(Key::read(text.as_bytes()).is_err(), "{text}");
+        }
+        let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
+        assert!(Key::read(p384.as_bytes()).is_err(), "another curve");
+        let p256 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
+        let key = Key::read(p256.as_bytes()).unwrap();
+        let jwks: Value = serde_json::from_str(&key.jwks).unwrap();
+        assert_eq!((&jwks["keys"][0]["crv"], &jwks["keys"][0]["use"]), (&json!("P-256"), &json!("sig")));
+        assert!(jwks["keys"][0].get("d").is_none());
+    }
+}
