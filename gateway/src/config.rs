@@ -551,7 +551,6 @@ settings! {
         /// Others are told when a login was ended here. Absent: nobody.
         pub transmit: Option<Transmit>,
         /// Transmitters that are listened to, in shadow unless `mode: enforce`.
-        /// Example: `[{issuer: https://login.example.com, jwks_url: https://login.example.com/jwks, audience: https://shop.example.com}]`
         pub receive: Vec<Receive>,
     }
 }
@@ -567,7 +566,6 @@ settings! {
         /// `${file:/path}` or `${env:NAME}`. Example: `${file:/etc/gaitway/signals.key}`
         pub key: String,
         /// Who is told.
-        /// Example: `[{name: login, audience: https://login.example.com, push_url: https://login.example.com/ssf, bearer: "${file:/etc/gaitway/signals.bearer}"}]`
         pub receivers: Vec<SignalReceiver>,
     }
 }

@@ -57,6 +57,13 @@ fn example_section(out: &mut String, fields: &'static [Field], defaults: &Value,
             example_section(out, inner, &default(), depth + 1, &here);
             continue;
         }
+        // Entries of many settings are told one by one.
+        if let (Some((inner, default)), None) = (field.kind.entries(), field.example()) {
+            let mut entry = String::new();
+            example_section(&mut entry, inner, &default(), depth + 2, &here);
+            *out += &format!("{indent}#{}:\n{}", field.name, as_entry(&entry, depth + 1));
+            continue;
+        }
         let value = match field.example() {
             Some(example) => example,
             None => placeholder(&defaults[field.name], &field.kind),
@@ -65,6 +72,14 @@ fn example_section(out: &mut String, fields: &'static [Field], defaults: &Value,
         let mark = if here == "upstream" { "" } else { "#" };
         *out += &format!("{indent}{mark}{}: {value}\n", field.name);
     }
+}
+
+/// A section printed one level too deep, as an entry of a list: its first setting gets the dash.
+fn as_entry(section: &str, depth: usize) -> String {
+    let deep = format!("{}#", "  ".repeat(depth + 1));
+    let is_setting = |line: &&str| line.strip_prefix(&deep).is_some_and(|rest| !rest.starts_with(' '));
+    let Some(first) = section.lines().find(is_setting) else { return section.to_owned() };
+    section.replacen(first, &format!("{}#- {}", "  ".repeat(depth), &first[deep.len()..]), 1)
 }
 
 fn placeholder(default: &Value, kind: &Kind) -> String {
@@ -124,9 +139,7 @@ pub fn reference() -> String {
         if let Some((inner, default)) = field.kind.section() {
             out += &format!("\n## `{path}`\n\n{}\n\n", field.text());
             table(&mut out, inner, &default(), path);
-        } else if let Kind::List(entry) = field.kind
-            && let Some((inner, default)) = entry.section()
-        {
+        } else if let Some((inner, default)) = field.kind.entries() {
             out += &format!("\n## `{path}`, each entry\n\n{}\n\n", field.text());
             entry_table(&mut out, inner, &default());
         }
@@ -276,7 +289,12 @@ mod tests {
             assert!(about_the_world.iter().chain(&collision).any(|part| text.contains(part)), "{text}");
         }
         let mut settings = 0;
-        walk(root().0, &mut |_, field| settings += usize::from(field.kind.section().is_none()));
+        walk(root().0, &mut |_, field| {
+            settings += match field.kind.entries() {
+                Some((fields, _)) if field.example().is_none() => fields.len(),
+                _ => usize::from(field.kind.section().is_none()),
+            };
+        });
         let lines = full.lines().filter(|line| line.trim_end().contains(": ")).count();
         assert_eq!(lines, settings, "one line a setting");
     }

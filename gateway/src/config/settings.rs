@@ -124,6 +124,14 @@ impl Kind {
         }
     }
 
+    /// The fields of each entry, if this is a list of sections.
+    pub fn entries(&self) -> Option<(&'static [Field], DefaultOf)> {
+        match *self {
+            Kind::List(entry) => entry.section(),
+            _ => None,
+        }
+    }
+
     pub fn is_optional(&self) -> bool {
         matches!(self, Kind::Optional(_))
     }
