@@ -14,9 +14,10 @@ use crate::forest::{FEATURES_MAX, Forest, Slots};
 use crate::session::{Window, WindowRow};
 use serde::{Deserialize, Serialize};
 
-/// Least input of a 30 s window that is learnt from or judged.
+/// Least input of a 30 s window that is learnt from or judged: with fewer strokes, means and spreads over
+/// strokes are noise, and people whose device is new look like bots.
 pub(crate) const ASKS: Asks =
-    Asks { moves: 60, strokes: 4, grid_steps: 100, clicks: 0, keys: 0, move_interval_ms_max: None };
+    Asks { moves: 60, strokes: 6, grid_steps: 100, clicks: 0, keys: 0, move_interval_ms_max: None };
 /// Most strata of one model.
 pub const STRATA_MAX: usize = 8;
 /// Most classes of device one stratum knows.

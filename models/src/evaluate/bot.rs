@@ -72,6 +72,8 @@ pub struct Section {
     pub confusion_of_windows: Confusion,
     pub confusion_of_sessions: Confusion,
     pub groups: Vec<Group>,
+    /// Each source alone: where one recorder took people and bots down, its AUC cannot be the recorder's.
+    pub sources: Vec<Slice>,
     pub devices: Vec<Slice>,
     pub modalities: Vec<Slice>,
     pub sessions: SessionMetrics,
@@ -389,6 +391,7 @@ fn section(name: &str, sessions: &[HeldOut], anew: &[HeldOut]) -> Section {
             sessions.iter().map(|session| (session.family.is_some(), reach(session).is_some())),
         ),
         groups: groups.values().map(|sessions| group(sessions)).collect(),
+        sources: slices(sessions, |session| session.source.clone()),
         devices: slices(sessions, |session| session.device.clone()),
         modalities: slices(sessions, modality_name),
         sessions: session_metrics(sessions),

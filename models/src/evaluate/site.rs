@@ -376,6 +376,8 @@ impl Trial<'_> {
         let wanted = (self.contaminate / (1.0 - self.contaminate) * own as f32).round() as usize;
         let mut others: Vec<&Bot> = bots.iter().filter(|bot| bot.half != half).collect();
         others.shuffle(rng);
+        // A bot that hides comes with a browser such as the people's.
+        let devices: Vec<Device> = sessions.iter().map(|session| session.device).collect();
         let (mut n, mut hidden) = (0, 0);
         while hidden < wanted && !others.is_empty() && n < HIDDEN_SESSIONS_MAX {
             let bot = others[n % others.len()];
@@ -389,7 +391,7 @@ impl Trial<'_> {
             sessions.push(ShadowSession {
                 session: format!("hidden {n}"),
                 user: format!("hidden {n}"),
-                device: Device::default(),
+                device: devices[n % devices.len()],
                 vouched: false,
                 windows: taken,
                 blocks: Vec::new(),

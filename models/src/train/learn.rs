@@ -346,8 +346,9 @@ impl<'a> People<'a> {
                 *seen += 1;
             });
         }
-        // Folds by person; where names are few, they are devices or shared, and folds go by session.
-        let by_user = windows.len() >= USERS_MIN;
+        // Folds by person. Where nearly all comes from a few names, leaving one out leaves no people to
+        // compare with, and hidden bots with names of their own would pass for them: folds go by session.
+        let by_user = effective(windows.values().map(|(all, _)| *all.min(&most))) >= USERS_MIN as f32;
         let key = |unit: &Unit<'a>| if by_user { &unit.session.user } else { &unit.session.session };
         let keys: BTreeMap<&String, usize> = units
             .iter()
@@ -396,7 +397,12 @@ impl<'a> People<'a> {
         };
         let mut own: Vec<f32> = of_people().flat_map(|((unit, scores), _)| fitted((unit, scores))).collect();
         own.sort_by(f32::total_cmp);
-        let threshold = threshold(&own, scores.bank.iter().flatten().map(|score| score.joint).collect());
+        let mut each: BTreeMap<&str, usize> = BTreeMap::new();
+        for ((unit, _), _) in of_people() {
+            *each.entry(&unit.session.user).or_default() += weight(unit);
+        }
+        let bots = scores.bank.iter().flatten().map(|score| score.joint).collect();
+        let threshold = threshold(&own, bots, effective(each.into_values()));
         let sessions = self.units.len();
         let aside = kept.iter().filter(|kept| !**kept).count();
         let (low, high) = clopper_pearson(aside, sessions);
@@ -506,7 +512,6 @@ impl<'a> People<'a> {
     /// the people, if there is one worth the name, and anyhow far out. People's spread is read off their
     /// lower half, where no bot is.
     fn cut(&self, scores: &Scores) -> f32 {
-        let weight = |unit: &Unit| unit.fitted.iter().filter(|fitted| **fitted).count();
         let weighed =
             |(scores, unit): (&Vec<Score>, &Unit)| (middle(scores, |score| score.joint), weight(unit));
         let mut middles: Vec<(f32, usize)> = scores.people.iter().zip(&self.units).map(weighed).collect();
@@ -568,6 +573,18 @@ impl<'a> People<'a> {
     }
 }
 
+/// Windows of a unit that are fitted on.
+fn weight(unit: &Unit) -> usize {
+    unit.fitted.iter().filter(|fitted| **fitted).count()
+}
+
+/// How many people the windows come from, those with few of them counted as the less: (Σn)² / Σn².
+fn effective(windows: impl Iterator<Item = usize>) -> f32 {
+    let (sum, squares) =
+        windows.map(|n| n as f32).fold((0.0, 0.0), |(sum, squares), n| (sum + n, squares + n * n));
+    if squares > 0.0 { sum * sum / squares } else { 0.0 }
+}
+
 struct Scores {
     people: Vec<Vec<Score>>,
     bank: Vec<Vec<Score>>,
@@ -617,13 +634,15 @@ fn weights(whose: &[String], people: usize) -> Vec<f32> {
 }
 
 /// Above all but a hundredth of the people, and from there some of the way to the bank's bots: the next
-/// people differ from these by more than these among themselves. `people` is sorted.
-fn threshold(people: &[f32], mut bank: Vec<f32>) -> f32 {
-    let rank = ((WINDOW_FALSE_ALARM * (people.len() as f32 + 1.0)) as usize).clamp(1, people.len());
-    let highest = people[people.len() - rank];
+/// people differ from these by more than these among themselves, and the more so the fewer these are.
+/// `own` is sorted; `people` is their effective number.
+fn threshold(own: &[f32], mut bank: Vec<f32>, people: f32) -> f32 {
+    let rank = ((WINDOW_FALSE_ALARM * (own.len() as f32 + 1.0)) as usize).clamp(1, own.len());
+    let highest = own[own.len() - rank];
     bank.sort_by(f32::total_cmp);
     let bots = bank.get(bank.len() / 10).copied().unwrap_or(highest);
-    highest + TOWARDS_BOTS * (bots - highest).max(0.0)
+    let towards = (TOWARDS_BOTS.1 / people.sqrt()).clamp(TOWARDS_BOTS.0, TOWARDS_BOTS.1);
+    highest + towards * (bots - highest).max(0.0)
 }
 
 /// What a site counts under among a card's sources.
@@ -634,7 +653,7 @@ const UNPROMPTED_PAGES: u64 = 8;
 /// Fewer sessions or windows of a kind are no people yet.
 pub const SESSIONS_MIN: usize = 6;
 pub const WINDOWS_MIN: usize = 40;
-/// From so many names on, names are people and folds go by them.
+/// From so many people on, names are people and folds go by them.
 pub(crate) const USERS_MIN: usize = 6;
 /// Windows to fit on in all, and the least and most of them that one person may give: between a quarter
 /// of an hour and three hours of active input. Nobody is the site.
@@ -656,7 +675,9 @@ const VOTES_MIN: f32 = 0.25;
 /// Cleaning looks for bots among at most this share of the windows.
 const BOTS_SHARE_MAX: f32 = 0.25;
 const WINDOW_FALSE_ALARM: f32 = 0.01;
-const TOWARDS_BOTS: f32 = 0.1;
+/// Of the way from people to bots: what many people need, and one alone. Chosen on three to twenty of
+/// SapiMouse's people, so that at most about one in fifty windows of the others lies above.
+const TOWARDS_BOTS: (f32, f32) = (0.1, 0.5);
 /// Nats for a score of one above the threshold.
 const NATS: f32 = 2.0;
 const OCTAVE: f32 = 2.0;
@@ -745,6 +766,27 @@ mod tests {
         let stranger = session("stranger".into(), Visitor::person(77));
         let unseen = session("bot".into(), Visitor::bot(BotKind::JitteredLinear, 99));
         assert!(called(&detector, &stranger) < 0.1 && called(&detector, &unseen) > 0.9);
+    }
+
+    #[test]
+    fn hidden_bots_with_names_of_their_own_do_not_pass_for_people_where_those_have_few() {
+        let mut sessions = people(24);
+        sessions.iter_mut().enumerate().for_each(|(i, session)| session.user = format!("user {}", i % 2));
+        let bot = |i: u64| session(format!("hidden {i}"), Visitor::bot(BotKind::JitteredLinear, 40 + i));
+        sessions.extend((0..6).map(bot));
+        let people = People::gather(&sessions, Kind { touch: false, coarse: false });
+        let mut theirs = people.units.iter().filter(|unit| unit.session.user == "user 0");
+        let first = theirs.next().map(|unit| unit.fold);
+        assert!(theirs.any(|unit| Some(unit.fold) != first), "a name is not left out whole");
+    }
+
+    #[test]
+    fn a_few_people_leave_more_room_for_the_next_than_many_do() {
+        assert!((effective([10, 10, 10, 10].into_iter()) - 4.0).abs() < 1e-5);
+        assert!(effective([1000, 1, 1, 1, 1, 1].into_iter()) < 1.1, "five passers-by are no people");
+        let (own, bank): (Vec<f32>, Vec<f32>) = (vec![0.0; 200], vec![4.0; 50]);
+        let at = |people| threshold(&own, bank.clone(), people);
+        assert_eq!((at(1.0), at(4.0), at(100.0)), (2.0, 1.0, 0.4));
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub(in super::super) fn add_section(page: &mut Page, section: &Section) {
     let whole = confusion_rows("sessions", &section.confusion_of_sessions);
     page.table(&["who", "called people", "called bots"], windows.into_iter().chain(whole).collect());
     page.table(&GROUP_HEAD, section.groups.iter().map(group_row).collect());
+    page.text("Each source alone. Where one recorder took people and bots down, as in the lab, the AUC is not the recorder's.");
+    page.table(&slice_head("source"), section.sources.iter().map(slice_row).collect());
     page.table(&slice_head("device"), section.devices.iter().map(slice_row).collect());
     page.table(&slice_head("input"), section.modalities.iter().map(slice_row).collect());
 }

@@ -72,7 +72,11 @@ fn lesson_row(lesson: &Lesson) -> Vec<String> {
         },
         format!("{} windows of {} sessions", lesson.hidden_windows, lesson.hidden_sessions),
         format!("{} sessions; bots {bots:.3} ({low:.3}–{high:.3})", lesson.set_aside_sessions),
-        format!("{:.2} nats", lesson.threshold.nats),
+        match lesson.threshold.nats < f32::MAX {
+            true => format!("{:.2} nats", lesson.threshold.nats),
+            // A session of every person was set aside, and counts as above any threshold.
+            false => "out of reach".into(),
+        },
         format!("{:.1} %", 100.0 * lesson.threshold.false_alarm_max),
     ]
 }
