@@ -16,6 +16,10 @@ mod framing;
 mod gateway;
 mod introspection;
 mod login;
+#[path = "../outbox/postgres.rs"]
+#[allow(dead_code, reason = "each of its two users needs a part of it")]
+mod postgres;
+mod profiles;
 mod proxying;
 mod rates;
 mod recording;

@@ -56,6 +56,27 @@ impl Postgres {
         ));
     }
 
+    /// It takes connections and answers nobody.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// To the server and to the processes that serve its connections, which are in groups of their own.
+    fn signal(&self, name: &str) {
+        let server = self.server.id();
+        let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children"));
+        let children = children.unwrap_or_default();
+        let all = format!("{server} {children}");
+        // One that has ended meanwhile needs no signal.
+        let mut kill = Command::new("kill");
+        kill.args(["-s", name]).args(all.split_whitespace()).stderr(Stdio::null());
+        let _ = kill.status();
+    }
+
     fn client(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
         command.arg("-h").arg(self.directory.path()).args(["-U", "gaitway"]);
@@ -66,6 +87,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        self.thaw();
         // SIGQUIT stops the server and all its processes at once; SIGKILL would leave some of them.
         let _ = Command::new("kill").args(["-QUIT", &self.server.id().to_string()]).status();
         let _ = self.server.wait();
