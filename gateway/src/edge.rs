@@ -25,6 +25,7 @@ use metrics::counter;
 use page_token::PageToken;
 use pages::{Page, Pages};
 use sockets::{Sockets, Ticket};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub struct EdgeRequest<'a> {
     pub others: &'a [Arc<Identity>],
     /// The browser spoke TLS.
     pub https: bool,
+    /// Whose address it comes from, as far as it matters: one customer's network.
+    pub network: Option<IpAddr>,
     /// The incident that revoked this caller, if one did.
     pub revoked: Option<&'a str>,
     /// Names of the cookies to expire when the caller is revoked.

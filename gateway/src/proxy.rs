@@ -30,6 +30,7 @@ use forward::Visitor;
 use gaitway_models::Timestamp;
 use gaitway_models::session::RequestSeen;
 use gaitway_policies::facts::Facts;
+use gaitway_policies::limit::IPV6_PREFIX;
 use gaitway_policies::route::{Outage, RequestLine, Sources};
 use gaitway_policies::{Identity, Input, PolicySet, SessionId};
 use http::{HeaderMap, Method, StatusCode, Version, header};
@@ -564,7 +565,10 @@ impl Gateway {
         let wants_socket = visit.upgrade && self.edge.endpoint(&path) == Some("t");
         let ticket = {
             let target = (path.as_str(), query.as_deref());
-            let request = self.own_request(header, target, (caller, others), https, revoked.as_deref(), body);
+            let mut request =
+                self.own_request(header, target, (caller, others), https, revoked.as_deref(), body);
+            let visitor = visit.visitor.as_ref();
+            request.network = visitor.map(|visitor| limits::network_of(visitor.address, IPV6_PREFIX));
             if !wants_socket {
                 let response = self.edge.answer(&request).await;
                 write_response(session, response).await?;
@@ -653,6 +657,7 @@ impl Gateway {
             caller,
             others,
             https,
+            network: None,
             revoked,
             cookies_to_clear: &self.cookies_to_clear,
             by_link: false,

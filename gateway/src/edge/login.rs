@@ -13,25 +13,43 @@ use gaitway_models::Timestamp;
 use gaitway_policies::{Identity, Input};
 use http::{Method, Response, StatusCode, header};
 use metrics::counter;
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Logout tokens whose signature is checked in one second, all senders together: that is what costs, and a
 /// provider that ends everybody's sessions at once repeats what was refused.
 pub(super) const LOGOUTS_PER_SECOND_MAX: u32 = 200;
 
-/// Counts what was let through in the present second.
+/// Counts what was let through in the present second, half of it at most from one network.
 #[derive(Default)]
-pub(super) struct Turnstile(Mutex<(u64, u32)>);
+pub(super) struct Turnstile(Mutex<Passed>);
+
+#[derive(Default)]
+struct Passed {
+    second: u64,
+    all: u32,
+    /// As many entries as were let through.
+    of: HashMap<Option<IpAddr>, u32>,
+}
 
 impl Turnstile {
-    pub(super) fn lets(&self, now: Timestamp, per_second_max: u32) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn lets(&self, now: Timestamp, network: Option<IpAddr>, per_second_max: u32) -> bool {
+        let mut passed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let second = now.0 / 1000;
-        if state.0 != second {
-            *state = (second, 0);
+        if passed.second != second {
+            *passed = Passed { second, ..Passed::default() };
         }
-        state.1 += 1;
-        state.1 <= per_second_max
+        if passed.all >= per_second_max {
+            return false;
+        }
+        let of = passed.of.entry(network).or_default();
+        if *of >= per_second_max.div_ceil(2) {
+            return false;
+        }
+        *of += 1;
+        passed.all += 1;
+        true
     }
 }
 
@@ -195,7 +213,7 @@ impl Edge {
     async fn logout_by_provider(&self, login: &Arc<Login>, request: &EdgeRequest<'_>) -> Response<Bytes> {
         let now = clock::now();
         let form = std::str::from_utf8(&request.body).unwrap_or_default();
-        let lets = || self.logouts.lets(now, LOGOUTS_PER_SECOND_MAX);
+        let lets = || self.logouts.lets(now, request.network, LOGOUTS_PER_SECOND_MAX);
         let (label, response) = match login.log_out_by_provider(form, now, lets).await {
             Ok(()) => ("done", empty(StatusCode::OK)),
             Err(LogoutError::Unreachable) => {
@@ -249,9 +267,13 @@ mod tests {
     #[test]
     fn so_many_pass_in_a_second_and_no_more() {
         let turnstile = Turnstile::default();
-        let passed = (0..10).filter(|_| turnstile.lets(Timestamp(5_000), 3)).count();
-        assert_eq!(passed, 3);
-        assert!(!turnstile.lets(Timestamp(5_999), 3));
-        assert!(turnstile.lets(Timestamp(6_000), 3));
+        let from = |last: u8| Some(IpAddr::from([192, 0, 2, last]));
+        let passed =
+            |at: u64, last: u8| (0..10).filter(|_| turnstile.lets(Timestamp(at), from(last), 6)).count();
+        assert_eq!(passed(5_000, 1), 3, "nobody takes more than half");
+        assert_eq!((passed(5_000, 2), passed(5_000, 3)), (3, 0));
+        assert_eq!(passed(5_999, 1), 0);
+        assert_eq!(passed(6_000, 1), 3);
+        assert!(!turnstile.lets(Timestamp(6_000), from(1), 6) && turnstile.lets(Timestamp(6_000), None, 6));
     }
 }

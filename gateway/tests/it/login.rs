@@ -4,10 +4,12 @@
 use crate::app::App;
 use crate::gateway::{DEADLINE, Gateway, eventually};
 use crate::servers::{Provider, Redis, free_port};
+use futures_util::StreamExt;
 use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A browser: a cookie jar for each origin, and page loads that follow redirects one by one.
 pub struct Browser {
@@ -422,6 +424,41 @@ async fn replicas_share_logins_and_the_provider_ends_them_everywhere() {
     assert!(site.gateway.metric("gaitway_logins_total", "\"anew\"").await >= 1.0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_renew_one_login_at_once_and_its_refresh_token_is_used_once() {
+    let redis = Redis::start();
+    let more = format!("revocation:\n  redis: {}\n", redis.url());
+    let site = Site::start_with(json!({"access_seconds": 2, "rotate": true}), "", &more).await;
+    let other = free_port();
+    let second = settings(other, &site.provider, "", &more)
+        .replace(&format!("public_url: http://127.0.0.1:{other}"), &format!("public_url: {}", site.origin));
+    let second = Gateway::start_with(&site.app.url(), &second, SECRETS);
+    let mut alice = Browser::of("alice");
+    assert_eq!(alice.open(&site.url("/page")).await.status(), StatusCode::OK);
+    let cookie = format!("gaitway_login={}", alice.cookie(&site.origin, "gaitway_login").unwrap());
+    // Both are asked at once, and go on being asked, until the token has changed several times.
+    let addresses = [site.url("/json"), second.url("/json")];
+    eventually("the token was changed five times", async || {
+        let asked = (0..8).map(|n| {
+            let request = alice.http.get(&addresses[n % 2]).header(COOKIE, &cookie);
+            request.header("sec-fetch-mode", "cors").send()
+        });
+        for answer in futures_util::future::join_all(asked).await {
+            assert_eq!(answer.unwrap().status(), StatusCode::OK);
+        }
+        site.provider.count("refresh_token.consumed") >= 5
+    })
+    .await;
+    assert_eq!(site.provider.count("grant.revoked"), 0, "no token came twice");
+    let mut renewed = 0.0;
+    for gateway in [&site.gateway, &second] {
+        renewed += gateway.metric("gaitway_login_renewals_total", "\"ok\"").await;
+        assert_eq!(gateway.metric("gaitway_login_renewals_total", "refused").await, 0.0);
+        assert_eq!(gateway.metric("gaitway_login_renewals_total", "over").await, 0.0);
+    }
+    assert!(renewed >= 4.0, "{renewed}: the fifth may be under way");
+}
+
 async fn logout_token(site: &Site, claims: Value) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let mut payload = json!({
@@ -499,6 +536,58 @@ async fn a_logout_token_that_is_not_the_providers_logs_nobody_out() {
     assert_eq!(alice.open(&site.url("/page")).await.status(), StatusCode::OK, "and in again");
     assert_eq!(say(&site, &good).await, StatusCode::BAD_REQUEST, "a logout token works once");
     assert_eq!(alice.fetch(&site.url("/json")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_keeps_the_providers_logouts_out_by_sending_many() {
+    let site = Site::start().await;
+    let mut alice = Browser::of("alice");
+    assert_eq!(alice.open(&site.url("/page")).await.status(), StatusCode::OK);
+    let attacker =
+        Client::builder().local_address("127.0.0.2".parse::<std::net::IpAddr>().unwrap()).build().unwrap();
+    let url = site.url("/_gaitway/backchannel-logout");
+    let flood = async |token: &str| {
+        let form = format!("logout_token={token}");
+        let posts = (0..400).map(|_| {
+            let post = attacker.post(&url).header("content-type", "application/x-www-form-urlencoded");
+            post.body(form.clone()).send()
+        });
+        let answers: Vec<_> = futures_util::stream::iter(posts).buffer_unordered(32).collect().await;
+        let of = |status: u16| {
+            answers.iter().filter(|answer| answer.as_ref().unwrap().status().as_u16() == status).count()
+        };
+        (of(400), of(503))
+    };
+    // Well made, but signed by a stranger: only the signature tells, so only so many are looked at.
+    let genuine = logout_token(&site, json!({"sub": "nobody"})).await;
+    let (signed, _) = genuine.rsplit_once('.').unwrap();
+    let forged = format!("{signed}.{}", "A".repeat(342));
+    let junk = forged.replacen('.', "", 1);
+    // As fast as that, what is refused at a glance takes nobody's place.
+    assert_eq!(flood(&junk).await, (400, 0));
+    eventually("more come than are looked at", async || {
+        let (refused, later) = flood(&forged).await;
+        assert_eq!(refused + later, 400);
+        later > 0
+    })
+    .await;
+    // While they come, the provider from its own address is heard the first time.
+    let over = AtomicBool::new(false);
+    let storm = async {
+        while !over.load(Ordering::Relaxed) {
+            flood(&forged).await;
+        }
+    };
+    let heard = async {
+        for _ in 0..20 {
+            let token = logout_token(&site, json!({"sub": "nobody"})).await;
+            assert_eq!(say(&site, &token).await, StatusCode::OK);
+        }
+        assert_eq!(say(&site, &logout_token(&site, json!({"sub": "alice"})).await).await, StatusCode::OK);
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(storm, heard);
+    assert_eq!(alice.fetch(&site.url("/json")).await.status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 // A real OpenID provider (panva's oidc-provider) for the tests, on a free port of this machine. It prints
 // one line of JSON with its port, then one for every login, token and refusal. Told by its one argument,
-// a JSON object: `gateway` (the origin of the gateway), `access_seconds`, `refresh`.
+// a JSON object: `gateway` (the origin of the gateway), `access_seconds`, `refresh`, `rotate`.
 //
 // Logging in needs no page: the header `x-account` says who the browser is, `x-acr` how it was proved.
 // Doors below `/test/` let a test sign what an honest provider never would, with the provider's own key.
@@ -61,6 +61,8 @@ const provider = new Provider(issuer, {
     },
   },
   issueRefreshToken: () => options.refresh !== false,
+  // A rotated token that comes a second time is taken for stolen: the whole grant ends.
+  ...(options.rotate && { rotateRefreshToken: true }),
   ttl: {
     AccessToken: options.access_seconds ?? 3600,
     IdToken: 3600,
