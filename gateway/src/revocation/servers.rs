@@ -27,7 +27,7 @@ enum Kind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Node {
+pub(super) struct Node {
     host: String,
     port: u16,
 }
@@ -99,17 +99,43 @@ impl Servers {
 
     /// Connects to the server that takes writes. Every answer on the connection must come within `answer`.
     pub(crate) async fn connect(&self, answer: Duration) -> Result<MultiplexedConnection, RedisError> {
-        let node = match &self.kind {
-            Kind::One => None,
-            Kind::Sentinels { nodes, master } => Some(self.master(nodes, master).await?),
-            Kind::Cluster { nodes, slot } => Some(self.owner(nodes, *slot).await?),
-        };
+        // Boxed, or every request's future would hold the room that discovery takes.
+        Ok(Box::pin(self.connect_somewhere(answer)).await?.0)
+    }
+
+    /// The same, and which server that is; for [`Servers::until_moved`].
+    pub(super) async fn connect_somewhere(
+        &self,
+        answer: Duration,
+    ) -> Result<(MultiplexedConnection, Option<Node>), RedisError> {
+        let node = self.present().await?;
         let client = self.client(node.as_ref()).map_err(|_| broken("address"))?;
         let mut connection = open(&client, answer).await?;
         if !is_master(&mut connection).await? {
             return Err(broken("the server is no master"));
         }
-        Ok(connection)
+        Ok((connection, node))
+    }
+
+    /// Waits until those who know name another server. A former master that was only slow takes itself for
+    /// master, and writes, for ten seconds more, until Sentinels get round to telling it.
+    pub(super) async fn until_moved(&self, from: Option<&Node>) {
+        loop {
+            tokio::time::sleep(MOVED_ASK_EVERY).await;
+            // Whoever cannot be asked has said nothing.
+            if self.present().await.is_ok_and(|node| node.as_ref() != from) {
+                return;
+            }
+        }
+    }
+
+    /// Where to write now; `None`: at the one address there is.
+    async fn present(&self) -> Result<Option<Node>, RedisError> {
+        Ok(match &self.kind {
+            Kind::One => None,
+            Kind::Sentinels { nodes, master } => Some(self.master(nodes, master).await?),
+            Kind::Cluster { nodes, slot } => Some(self.owner(nodes, *slot).await?),
+        })
     }
 
     /// Asks each Sentinel in turn; the first answer counts, as each speaks for the quorum.
@@ -273,6 +299,8 @@ fn slot(key: &str) -> u16 {
 
 /// To open a connection, TLS and login included; a server that hangs must not hold us longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection and a question a second for each replica: nothing to a Sentinel.
+const MOVED_ASK_EVERY: Duration = Duration::from_secs(1);
 /// For one question to one Sentinel or Cluster node.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_millis(500);
 /// Sentinels or Cluster nodes looked at; discovery needs one that answers.

@@ -176,7 +176,24 @@ impl Shared {
         pause: &mut Backoff,
         is_failing: &mut bool,
     ) -> Result<std::convert::Infallible, RedisError> {
-        let mut connection = self.servers.connect(BLOCK + ANSWER_TIMEOUT).await?;
+        let (connection, node) = self.servers.connect_somewhere(BLOCK + ANSWER_TIMEOUT).await?;
+        tokio::select! {
+            ended = self.follow_on(connection, position, pause, is_failing) => ended,
+            () = self.servers.until_moved(node.as_ref()) => {
+                // The writer's connection leads to the same server.
+                self.links.fetch_add(1, Ordering::Relaxed);
+                Err(RedisError::from((ErrorKind::Io, "another server is master now")))
+            }
+        }
+    }
+
+    async fn follow_on(
+        &self,
+        mut connection: MultiplexedConnection,
+        position: &mut Option<Position>,
+        pause: &mut Backoff,
+        is_failing: &mut bool,
+    ) -> Result<std::convert::Infallible, RedisError> {
         let found = self.ask_position(&mut connection).await?;
         let mut at = match position.take() {
             Some(known) if self.continues(&mut connection, &known, &found).await? => known,
