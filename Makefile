@@ -3,7 +3,7 @@
 CARGO ?= cargo
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build demo test bench bench-learn lab model fmt lint check-rust check-collector check-tidy check-licences check-deploy check-demo check-e2e
+.PHONY: help setup build demo test bench bench-learn bench-revocation lab model fmt lint check-rust check-collector check-tidy check-licences check-deploy check-demo check-e2e check-failover
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,10 @@ bench: ## figures beside nginx doing the same work, on this machine: some minute
 bench-learn: ## our forest beside scikit-learn, onnxruntime and compiled C, from PyPI: some minutes
 	$(CARGO) build --release --locked -p gaitway-benches --example forest
 	python3 benches/learn/run.py $(BENCH)
+
+bench-revocation: ## from a decision to its refusal on the last of three replicas
+	@scripts/setup test
+	REVOCATIONS=2000 $(CARGO) test --locked -p gaitway --test it propagation -- --nocapture
 
 lab: ## bots, and people's movements of DATA, recorded through Gaitway: make lab DATA=folder-of-recordings
 	@scripts/setup lab
@@ -82,6 +86,11 @@ check-deploy:
 check-demo:
 	$(CARGO) build --locked -p gaitway -p gaitway-demo
 	target/debug/gaitway-demo --seconds 60 --assert --plain
+
+# Twenty failovers of Redis under load, about five minutes; `make check-rust` has three.
+check-failover:
+	@scripts/setup test
+	FAILOVERS=20 $(CARGO) test --locked -p gaitway --test it failovers -- --nocapture
 
 # The whole loop in a real Chromium through the real binaries, with Redis and a mail server. Prints
 # where it left screenshots of what people are shown.

@@ -374,6 +374,124 @@ async fn a_frozen_redis_holds_up_nobody() {
     a.revoke(of_session(2)).await.unwrap();
 }
 
+/// The way between a replica and Redis. Cut, it stays open at both ends and carries nothing either way, as a
+/// firewall that has lost its state does: nobody is told, and new connections are taken and lead nowhere.
+struct Relay {
+    port: u16,
+    is_cut: tokio::sync::watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    async fn before(redis: &Redis) -> Relay {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, server) = (listener.local_addr().unwrap().port(), redis.port);
+        let (is_cut, cut) = tokio::sync::watch::channel(false);
+        let task = tokio::spawn(async move {
+            let mut ways = tokio::task::JoinSet::new();
+            while let Ok((here, _)) = listener.accept().await {
+                let Ok(there) = tokio::net::TcpStream::connect(("127.0.0.1", server)).await else { continue };
+                let ((here_in, here_out), (there_in, there_out)) = (here.into_split(), there.into_split());
+                ways.spawn(carry(here_in, there_out, cut.clone()));
+                ways.spawn(carry(there_in, here_out, cut.clone()));
+            }
+        });
+        Relay { port, is_cut, task }
+    }
+
+    async fn replica(&self) -> Arc<Revocations> {
+        let redis = Some(format!("redis://127.0.0.1:{}", self.port));
+        let config = config::Revocation { redis, ..config::Revocation::default() };
+        Revocations::start(&config, Vec::new()).await.unwrap()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One direction of one connection, while it is not cut.
+async fn carry(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut cut: tokio::sync::watch::Receiver<bool>,
+) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut bytes = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if cut.wait_for(|is_cut| !is_cut).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replica_cut_off_serves_on_and_catches_up_both_ways() {
+    let redis = Redis::start(DURABLE).await;
+    let relay = Relay::before(&redis).await;
+    let (a, b, c) = (relay.replica().await, redis.replica().await, redis.replica().await);
+    a.revoke(of_session(1)).await.unwrap();
+    b.revoke(of_session(2)).await.unwrap();
+    for replica in [&a, &b, &c] {
+        until_refused(replica, 1).await;
+        until_refused(replica, 2).await;
+    }
+    for round in 0..3 {
+        let n = 10 * (round + 1);
+        relay.is_cut.send_replace(true);
+        assert!(matches!(a.revoke(of_session(n)).await, Err(RevocationError::Unreachable)));
+        let pardon = a.pardon(Scope::Session(session(1)), now().plus(Duration::from_secs(60))).await;
+        assert!(matches!(pardon, Err(RevocationError::Unreachable)));
+        b.revoke(of_session(n + 1)).await.unwrap();
+        until_refused(&c, n + 1).await;
+        until_connected(&a, false).await;
+        // What it knew or decided itself is in force, and that is all.
+        assert!(is_refused(&a, 2) && is_refused(&a, n) && !is_refused(&a, 1) && !is_refused(&a, n + 1));
+        assert!(is_refused(&b, 2) && !is_refused(&b, n) && (round > 0 || is_refused(&b, 1)));
+        assert!((3..10).all(|n| [&a, &b, &c].iter().all(|replica| !is_refused(replica, n))));
+        relay.is_cut.send_replace(false);
+        until_connected(&a, true).await;
+        for replica in [&a, &b, &c] {
+            until_refused(replica, n).await;
+            until_refused(replica, n + 1).await;
+            until("the pardon arrives", || !is_refused(replica, 1)).await;
+        }
+        until("nothing waits", || a.health().queued == 0).await;
+    }
+    assert!([&a, &b, &c].iter().all(|replica| is_refused(replica, 2) && replica.health().entries == 7));
+    let late = redis.replica().await;
+    assert_eq!(late.health().entries, 7, "from Redis alone");
+}
+
+#[tokio::test]
+async fn a_redis_emptied_beyond_a_cut_way_is_told_again_by_both_sides() {
+    let mut redis = Redis::start(FORGETFUL).await;
+    let relay = Relay::before(&redis).await;
+    let (a, b) = (relay.replica().await, redis.replica().await);
+    a.revoke(of_session(1)).await.unwrap();
+    until_refused(&b, 1).await;
+    relay.is_cut.send_replace(true);
+    assert!(matches!(a.revoke(of_session(2)).await, Err(RevocationError::Unreachable)));
+    until_connected(&a, false).await;
+    redis.kill();
+    until_connected(&b, false).await;
+    assert!(matches!(b.revoke(of_session(3)).await, Err(RevocationError::Unreachable)));
+    redis.boot().await;
+    until_connected(&b, true).await;
+    relay.is_cut.send_replace(false);
+    until_connected(&a, true).await;
+    for n in 1..=3 {
+        until_refused(&a, n).await;
+        until_refused(&b, n).await;
+    }
+    until("nothing waits", || a.health().queued == 0 && b.health().queued == 0).await;
+    drop((a, b));
+    let late = redis.replica().await;
+    assert!((1..=3).all(|n| is_refused(&late, n)) && !is_refused(&late, 4));
+}
+
 #[tokio::test]
 async fn a_redis_that_comes_later_is_joined() {
     let mut redis = Redis::stopped(FORGETFUL);

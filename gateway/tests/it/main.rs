@@ -12,6 +12,7 @@ mod actions;
 mod app;
 mod connections;
 mod decisions;
+mod failover;
 mod framing;
 mod gateway;
 mod introspection;
@@ -20,6 +21,7 @@ mod login;
 #[allow(dead_code, reason = "each of its two users needs a part of it")]
 mod postgres;
 mod profiles;
+mod propagation;
 mod proxying;
 mod rates;
 mod recording;

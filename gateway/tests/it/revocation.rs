@@ -31,8 +31,10 @@ pub fn settings(directory: &Path, more: &str) -> String {
 
 /// A person logged in to the app: their token, as the app issued it.
 pub struct Person {
+    /// What the token calls its session.
+    pub sid: String,
     token: String,
-    http: Client,
+    pub http: Client,
 }
 
 impl Person {
@@ -40,13 +42,14 @@ impl Person {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let sid = format!("{name}-{serial}");
         let claims = json!({
-            "iss": "shop", "sub": name, "sid": format!("{name}-{serial}"), "jti": format!("t-{serial}"),
+            "iss": "shop", "sub": name, "sid": sid, "jti": format!("t-{serial}"),
             "iat": now, "exp": now + 8 * 3600,
         });
         let key = EncodingKey::from_secret(KEY.as_bytes());
         let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
-        Person { token, http: Client::new() }
+        Person { sid, token, http: Client::new() }
     }
 
     pub fn get(&self, gateway: &Gateway, path: &str) -> RequestBuilder {
@@ -314,6 +317,32 @@ async fn a_gateway_starts_and_serves_without_its_redis() {
     let gateway = Gateway::start(&app.url(), &settings(directory.path(), &more));
     assert!(!Person::log_in("alice").is_refused(&gateway).await);
     assert_eq!(gateway.metric("gaitway_revocation_backend_up", "").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_in_the_address_reaches_the_app_and_no_log_and_is_refused_once_revoked() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = App::start().await;
+    let settings = settings(directory.path(), "").replace("    cookie: session\n", "");
+    let gateway = Gateway::start(&app.url(), &settings);
+    let alice = Person::log_in("alice");
+    let path = format!("/json?a=%41&access_token={}&b=2", alice.token);
+    let ask = async || Client::new().get(gateway.url(&path)).send().await.unwrap().status();
+    assert_eq!(ask().await, StatusCode::OK);
+    assert!(app.heads().iter().any(|head| head.starts_with(&format!("GET {path} "))), "unchanged");
+    let session = Operator::only_session(&gateway).await;
+    assert!(Operator::post(&gateway, &format!("/sessions/{session}/revoke")).await.is_success());
+    eventually("the session is refused", async || ask().await == StatusCode::UNAUTHORIZED).await;
+    let socket = format!("ws://{}/ws?access_token={}", gateway.address, alice.token);
+    assert!(connect_async(socket).await.is_err(), "nor does a socket open");
+    eventually("both are in the log", async || {
+        let log = gateway.log_text();
+        log.contains("\"/json\"") && log.contains("\"/ws\"")
+    })
+    .await;
+    let log = gateway.log_text();
+    let signature = alice.token.rsplit('.').next().unwrap();
+    assert!(!log.contains("access_token") && !log.contains(signature), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
