@@ -66,8 +66,8 @@ pub struct Ending {
     pub replayed: bool,
     /// Evidence for somebody else was on its way to the threshold.
     pub doubted: bool,
-    /// The person has proved who they are, or an operator has vouched for them: then it may look like
-    /// somebody else, for a new mouse does.
+    /// An identity provider or an operator has vouched for the person: then it may look like somebody
+    /// else, for a new mouse does.
     pub proved: bool,
 }
 
@@ -116,7 +116,7 @@ impl Profile {
 
     /// Which of the devices a block was made on; `None` for one the profile has not met.
     pub fn device_of(&self, device: Device, block: &Hand) -> Option<usize> {
-        self.devices.iter().position(|known| known.is_of(device, block))
+        nearest(self.devices.iter(), device, block)
     }
 
     /// Whether enough is known of a device for anybody to be judged on it.
@@ -140,12 +140,17 @@ impl Profile {
         }
         let mut groups: Vec<(Known, Vec<&Hand>)> = Vec::new();
         for (device, block) in session {
-            match groups.iter_mut().find(|(known, _)| known.is_of(*device, block)) {
-                Some((_, blocks)) => blocks.push(block),
+            let met = self.device_of(*device, block).map(|at| self.devices[at].interval_ms);
+            let group = match met {
+                Some(interval_ms) => groups
+                    .iter()
+                    .position(|(known, _)| known.device == *device && known.interval_ms == interval_ms),
+                None => nearest(groups.iter().map(|(known, _)| known), *device, block),
+            };
+            match group {
+                Some(group) => groups[group].1.push(block),
                 None => {
-                    let Some(interval_ms) = event_interval_ms(block) else { continue };
-                    let known = self.devices.iter().find(|known| known.is_of(*device, block));
-                    let interval_ms = known.map_or(interval_ms, |known| known.interval_ms);
+                    let Some(interval_ms) = met.or_else(|| event_interval_ms(block)) else { continue };
                     groups.push((Known { device: *device, interval_ms, blocks: Vec::new() }, vec![block]));
                 }
             }
@@ -247,10 +252,11 @@ impl Profile {
 }
 
 impl Known {
-    fn is_of(&self, device: Device, block: &Hand) -> bool {
-        let ratio = event_interval_ms(block).map(|interval| interval / self.interval_ms);
-        self.device == device
-            && ratio.is_some_and(|ratio| (1.0 / INTERVAL_RATIO_MAX..=INTERVAL_RATIO_MAX).contains(&ratio))
+    /// How far a block's event rate is from this device's, as a logarithm; `None` if another device made it.
+    fn distance(&self, device: Device, block: &Hand) -> Option<f32> {
+        let ratio = event_interval_ms(block)? / self.interval_ms;
+        let is_near = (1.0 / INTERVAL_RATIO_MAX..=INTERVAL_RATIO_MAX).contains(&ratio);
+        (self.device == device && is_near).then(|| ratio.ln().abs())
     }
 
     /// Takes at most so many blocks, spread over the session: its first minute is not all of it.
@@ -261,6 +267,12 @@ impl Known {
         self.blocks.drain(..over);
         taken
     }
+}
+
+/// Not the first that a block may be of: their order changes with every session.
+fn nearest<'a>(known: impl Iterator<Item = &'a Known>, device: Device, block: &Hand) -> Option<usize> {
+    let near = known.enumerate().filter_map(|(i, known)| Some((i, known.distance(device, block)?)));
+    near.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(i, _)| i)
 }
 
 /// How often a device's moves are heard. Beyond 40 ms (remote desktops) that is the hand's doing as well.
@@ -456,6 +468,25 @@ mod tests {
         assert_eq!(profile.devices.len(), DEVICES_MAX);
         assert_eq!(profile.device_of(DESK, &desk), None, "the one not used for longest made room");
         assert!(before > 0 && profile.encode().len() <= PROFILE_BYTES_MAX);
+    }
+
+    #[test]
+    fn of_two_devices_a_block_is_of_the_nearer_whichever_was_learnt_last() {
+        let block = session(50, 0).remove(0).1;
+        let known = |factor: f32| Known {
+            device: DESK,
+            interval_ms: event_interval_ms(&block).unwrap() * factor,
+            blocks: Vec::new(),
+        };
+        for (devices, near) in [([known(1.4), known(1.05)], 1), ([known(0.95), known(0.7)], 0)] {
+            let mut profile = Profile { sessions: 1, devices: devices.into() };
+            assert_eq!(profile.device_of(DESK, &block), Some(near));
+            profile.devices.reverse();
+            assert_eq!(profile.device_of(DESK, &block), Some(1 - near));
+            profile.learn(&owners(), &vec![(DESK, block.clone()); BLOCKS_MIN], Ending::default());
+            let taught = profile.devices.iter().find(|known| !known.blocks.is_empty()).unwrap();
+            assert!((event_interval_ms(&block).unwrap() / taught.interval_ms).ln().abs() < 0.1);
+        }
     }
 
     #[test]
