@@ -210,6 +210,30 @@ mod tests {
     }
 
     #[test]
+    fn a_window_keeps_its_own_screen_whatever_another_window_tells() {
+        let mut visitor = Visitor::person(301);
+        let mut session = Session::new(Timestamp(0));
+        let mut told = [150, 200].map(|ratio| {
+            let mut batch = Batch { events: Vec::new(), ..visitor.next_batch(2.0) };
+            batch.environment = Visitor::person(301).next_batch(2.0).environment;
+            batch.environment.as_mut().unwrap().pixel_ratio_percent = ratio;
+            batch
+        });
+        let [first, second] = [0, 1].map(|i| Device::of(told[i].environment));
+        assert_ne!(first, second);
+        for (page, batch) in told.iter().enumerate() {
+            session.observe(Timestamp(10_000), page as u64, batch);
+        }
+        session.set_profile(Profile::default());
+        let device = |session: &Session| session.doubt.as_ref().unwrap().device;
+        assert_eq!(device(&session), second);
+        told[0].environment = None;
+        told[0].sequence += 1;
+        session.observe(Timestamp(10_000), 0, &told[0]);
+        assert_eq!(device(&session), first);
+    }
+
+    #[test]
     fn what_is_held_is_spread_over_the_session_and_bounded() {
         let mut doubt = Doubt::new(Profile::default(), Device(0));
         for i in 0..1000u16 {

@@ -147,6 +147,8 @@ struct PageTrack {
     /// Smallest (gateway clock − page clock) seen, milliseconds.
     offset_ms: i64,
     last_event_us: u64,
+    /// A browser tells once a page, and windows may lie on screens of different scaling.
+    device: Device,
     seen: Timestamp,
 }
 
@@ -179,7 +181,9 @@ impl Session {
 
     /// Holds what follows against a person's profile, and keeps some of it to learn from.
     pub fn set_profile(&mut self, profile: Profile) {
-        self.doubt = Some(Box::new(Doubt::new(profile, Device::of(self.environment))));
+        let current = self.pages.iter().flatten().find(|track| Some(track.page) == self.current_page);
+        let device = current.map_or(Device::of(self.environment), |track| track.device);
+        self.doubt = Some(Box::new(Doubt::new(profile, device)));
     }
 
     /// Keeps nothing of the person any longer.
@@ -207,9 +211,10 @@ impl Session {
         self.dropped += u64::from(batch.dropped);
         if batch.environment.is_some() {
             self.environment = batch.environment;
-            if let Some(doubt) = &mut self.doubt {
-                doubt.set_device(Device::of(batch.environment));
-            }
+            track.device = Device::of(batch.environment);
+        }
+        if let Some(doubt) = &mut self.doubt {
+            doubt.set_device(track.device);
         }
         let mut completed = 0;
         for event in &batch.events {
@@ -324,6 +329,7 @@ impl Session {
             next_sequence: batch.sequence,
             offset_ms,
             last_event_us: 0,
+            device: Device::of(self.environment),
             seen: now,
         });
         if batch.sequence < track.next_sequence {
