@@ -364,13 +364,13 @@ impl Edge {
         counter!("gaitway_challenges_total", "outcome" => "passed").increment(1);
         let session = request.caller.identity().session;
         let now = clock::now();
-        // Presence is the step up there is for sessions that no identity provider vouches for.
+        // Presence is the step up there is, and no proof, for sessions that no identity provider vouches for.
         let provided = match &self.login {
             Some(login) => !matches!(login.presence(request.headers, now).await, Presence::Absent),
             None => false,
         };
         let passed = match self.standings.verdict(&session, now) {
-            Verdict::StepUp { .. } if !provided => Input::StepUpPassed { session },
+            Verdict::StepUp { .. } if !provided => Input::StepUpPassed { session, vouched: false },
             _ => Input::ChallengePassed { session },
         };
         self.shards.offer(&session, passed);

@@ -104,9 +104,16 @@ impl Doubt {
         debug_assert!(self.evidence >= 0.0 && self.evidence.is_finite());
     }
 
-    /// The person has proved who they are: what was gathered so far was about them.
     pub(crate) fn settle(&mut self) {
         self.evidence = 0.0;
+    }
+
+    /// What comes from now on is somebody's of whom more is known than of who came before.
+    pub(crate) fn drop_lesson(&mut self) {
+        self.tracker = HandTracker::default();
+        self.pending.clear();
+        self.lesson.clear();
+        self.stride = 1;
     }
 
     /// What is to be kept of the person; `None` if the session has taught nothing.

@@ -191,10 +191,17 @@ impl Session {
         self.doubt = None;
     }
 
-    /// The person has proved who they are: evidence for somebody else starts anew.
+    /// Evidence for somebody else starts anew.
     pub fn settle_doubt(&mut self) {
         if let Some(doubt) = &mut self.doubt {
             doubt.settle();
+        }
+    }
+
+    /// Teaches nothing of what was seen so far.
+    pub fn drop_lesson(&mut self) {
+        if let Some(doubt) = &mut self.doubt {
+            doubt.drop_lesson();
         }
     }
 

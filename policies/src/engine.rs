@@ -69,6 +69,9 @@ pub enum Input {
     /// The person has logged in again as a step-up asked, or as near to it as this installation can tell.
     StepUpPassed {
         session: SessionId,
+        /// An identity provider says who it is. A button that anybody can press lifts the step-up and proves
+        /// nothing.
+        vouched: bool,
     },
     Operator {
         session: SessionId,
@@ -319,6 +322,8 @@ struct Tracked {
     profiled: Option<SubjectId>,
     /// What of its end is known already.
     ending: Ending,
+    /// What a pardon was given in spite of, for as long as it is said without a break.
+    excused: Ending,
     facts: Facts,
     rate: RequestRate,
     standing: Standing,
@@ -424,8 +429,10 @@ impl Engine {
             Input::Request { identity, request, route, net_ip, net_country } => {
                 self.handle_request(effects, now, identity, request, route, (net_ip, net_country));
             }
-            Input::ChallengePassed { session } => self.handle_proof(effects, now, session, false),
-            Input::StepUpPassed { session } => self.handle_proof(effects, now, session, true),
+            Input::ChallengePassed { session } => self.handle_proof(effects, now, session, None),
+            Input::StepUpPassed { session, vouched } => {
+                self.handle_proof(effects, now, session, Some(vouched));
+            }
             Input::Operator { session, action, by, why } => {
                 self.handle_operator(effects, now, session, action, by, why);
             }
@@ -589,25 +596,28 @@ impl Engine {
         }
     }
 
-    /// A challenge was passed, or the person logged in again, which proves more.
+    /// A challenge was passed, or a step-up, which proves more if somebody vouched for it.
     fn handle_proof(
         &mut self,
         effects: &mut Vec<Effect>,
         now: Timestamp,
         session: SessionId,
-        is_step_up: bool,
+        step_up: Option<bool>,
     ) {
         let Some(tracked) = self.sessions.get_mut(&session) else { return };
         tracked.challenge_passed_at = Some(now);
         tracked.facts.challenge_passed = true;
         let lifted = match tracked.standing {
             Standing::Challenge => true,
-            Standing::StepUp { .. } => is_step_up,
+            Standing::StepUp { .. } => step_up.is_some(),
             _ => false,
         };
         tracked.ending.challenge_failed &= !lifted;
-        if is_step_up {
+        if let Some(vouched) = step_up {
             tracked.settle_doubt();
+            if vouched {
+                tracked.prove();
+            }
         }
         if lifted {
             self.stand(effects, now, session, Standing::Allow, now);
@@ -713,8 +723,9 @@ impl Engine {
         tracked.pardoned_until = Some(until);
         tracked.spoke.clear();
         tracked.revoked = false;
-        tracked.ending = Ending::default();
         tracked.settle_doubt();
+        tracked.excused = tracked.said();
+        tracked.ending = Ending { proved: true, ..Ending::default() };
         // Told even if nothing stands here: a replica's board may still deny.
         self.stand(effects, now, session, Standing::Allow, until);
     }
@@ -807,6 +818,7 @@ impl Engine {
             repetition: self.memory.is_some().then(Box::default),
             profiled: None,
             ending: Ending::default(),
+            excused: Ending::default(),
             facts,
             rate: RequestRate::default(),
             standing: Standing::Allow,
@@ -1068,22 +1080,43 @@ impl Tracked {
         })
     }
 
-    /// Keeps what must not be learnt from, once it has been so; of a session somebody vouched for nothing is.
-    fn note_ending(&mut self) {
-        if self.pardoned_until.is_some() {
-            return;
-        }
-        let (assessment, ending) = (&self.facts.assessment, &mut self.ending);
+    /// Of what must not be learnt from, what is so now.
+    fn said(&self) -> Ending {
+        let assessment = &self.facts.assessment;
         let is_called = assessment.windows > 0 && assessment.bot_evidence >= assessment.bot_threshold;
-        ending.called_bot |= is_called || assessment.automation;
-        ending.replayed |= self.facts.replay_match.is_some_and(|share| share >= REPLAYED_SHARE);
-        ending.doubted |= assessment.owner_evidence > DOUBTED_SHARE * assessment.owner_threshold;
+        Ending {
+            called_bot: is_called || assessment.automation,
+            replayed: self.facts.replay_match.is_some_and(|share| share >= REPLAYED_SHARE),
+            doubted: assessment.owner_evidence > DOUBTED_SHARE * assessment.owner_threshold,
+            ..Ending::default()
+        }
     }
 
-    /// The person has proved who they are, or somebody vouched for them.
-    fn settle_doubt(&mut self) {
+    /// Keeps what must not be learnt from, once it has been so. A pardon speaks for what had been seen when
+    /// it was given, and for nothing that comes after.
+    fn note_ending(&mut self) {
+        let said = self.said();
+        let (ending, excused) = (&mut self.ending, &mut self.excused);
+        excused.called_bot &= said.called_bot;
+        excused.replayed &= said.replayed;
+        ending.called_bot |= said.called_bot && !excused.called_bot;
+        ending.replayed |= said.replayed && !excused.replayed;
+        ending.doubted |= said.doubted;
+        ending.proved &= !(said.doubted && self.pardoned_until.is_some());
+    }
+
+    /// An identity provider vouches for the person from now on; what was held until now may be somebody
+    /// else's.
+    fn prove(&mut self) {
         self.ending.proved = true;
         self.ending.doubted = false;
+        if let Some(watched) = &mut self.watched {
+            watched.drop_lesson();
+        }
+    }
+
+    /// Evidence for somebody else starts anew.
+    fn settle_doubt(&mut self) {
         self.facts.assessment.owner_evidence = 0.0;
         if let Some(watched) = &mut self.watched {
             watched.settle_doubt();
@@ -1094,6 +1127,7 @@ impl Tracked {
     fn drop_profile(&mut self) {
         self.profiled = None;
         self.ending.proved = false;
+        self.excused = Ending::default();
         let assessment = &mut self.facts.assessment;
         (assessment.owner_score, assessment.owner_evidence) = (None, 0.0);
         assessment.profile = ProfileState::Off;

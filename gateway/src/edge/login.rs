@@ -186,7 +186,7 @@ impl Edge {
                     _ => true,
                 };
                 if finished.stepped_up && is_enough {
-                    self.shards.offer(&session, Input::StepUpPassed { session });
+                    self.shards.offer(&session, Input::StepUpPassed { session, vouched: true });
                     self.until_unchallenged(&session).await;
                 }
                 let begun = Begun { location: finished.back, set_cookies: finished.set_cookies };

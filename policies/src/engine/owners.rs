@@ -194,19 +194,55 @@ fn a_fresh_login_ends_the_doubt_and_lets_a_new_mouse_be_learnt() {
         story.assessment(1).owner_evidence > 4.0
     });
     let seed = other.expect("of thirty strangers one is told apart");
-    let learnt = |proves: bool| {
+    let learnt = |vouched: Option<bool>, seconds_after: u64| {
         let (mut story, mut visitor) = opened(1, seed);
         story.profile(1, profile.clone());
         story.moves(1, &mut visitor, 200);
-        if proves {
-            story.input(Input::StepUpPassed { session: SessionId([1; 16]) });
+        if let Some(vouched) = vouched {
+            story.input(Input::StepUpPassed { session: SessionId([1; 16]), vouched });
             assert_eq!(story.assessment(1).owner_evidence, 0.0);
         }
-        story.moves(1, &mut visitor, 20);
+        story.moves(1, &mut visitor, seconds_after);
         story.ends()
     };
-    assert_eq!(learnt(false), None, "a stranger's session teaches nothing");
-    assert_eq!(learnt(true).map(|(_, profile)| profile.sessions()), Some(2));
+    assert_eq!(learnt(None, 200), None, "a stranger's session teaches nothing");
+    assert_eq!(learnt(Some(false), 200), None, "nor does it after a button was pressed");
+    assert_eq!(learnt(Some(true), 20), None, "nor what came before the proof");
+    assert_eq!(learnt(Some(true), 200).map(|(_, profile)| profile.sessions()), Some(2));
+}
+
+#[test]
+fn a_pardon_speaks_for_what_was_seen_and_not_for_what_comes_after() {
+    let profile = known(43);
+    let pardon = || Input::Operator {
+        session: SessionId([1; 16]),
+        action: OperatorAction::Pardon,
+        by: "ada".into(),
+        why: "asked".into(),
+    };
+    let learnt = |automates_before: bool, automates_after: bool| {
+        let (mut story, mut visitor) = opened(1, 43);
+        story.profile(1, profile.clone());
+        story.moves(1, &mut visitor, 200);
+        let mut automate = |story: &mut Story, automated| {
+            let mut batch = visitor.next_batch(2.0);
+            batch.environment = Visitor::person(43).next_batch(2.0).environment;
+            if let Some(environment) = &mut batch.environment {
+                environment.automation = automated;
+            }
+            story.now = story.now.plus(Duration::from_secs(2));
+            story.input(Input::Batch { identity: identity(1, Some(1)), page: 1, batch });
+            assert_eq!(story.assessment(1).automation, automated);
+        };
+        automate(&mut story, automates_before);
+        story.input(pardon());
+        automate(&mut story, automates_before);
+        automate(&mut story, false);
+        automate(&mut story, automates_after);
+        story.ends().is_some()
+    };
+    assert!(learnt(true, false), "the operator knew");
+    assert!(!learnt(false, true) && !learnt(true, true), "nobody vouched for this");
 }
 
 #[test]
@@ -283,7 +319,7 @@ fn live(seed: u64) -> (Vec<Effect>, usize) {
                 story.input(Input::Operator { session, action: OperatorAction::Pardon, by, why });
                 revoked.remove(&session);
             }
-            90..93 => story.input(Input::StepUpPassed { session }),
+            90..93 => story.input(Input::StepUpPassed { session, vouched: n % 2 == 0 }),
             60..80 => {}
             93..97 => {
                 story.now = story.now.plus(Duration::from_mins(rng.random_range(1..60)));

@@ -224,7 +224,7 @@ impl World {
                 net_country: "NL".into(),
             },
             75..77 => Input::ChallengePassed { session },
-            77..79 => Input::StepUpPassed { session },
+            77..79 => Input::StepUpPassed { session, vouched: self.rng.random_range(0..2) == 0 },
             79..86 => Input::Operator {
                 session,
                 action: if self.rng.random_range(0..3) > 0 {
@@ -277,7 +277,7 @@ impl World {
             | Input::Request { identity, .. }
             | Input::Batch { identity, .. } => Some(identity.session),
             Input::ChallengePassed { session }
-            | Input::StepUpPassed { session }
+            | Input::StepUpPassed { session, .. }
             | Input::Operator { session, .. }
             | Input::Profile { session, .. }
             | Input::Peer { session, .. } => Some(*session),

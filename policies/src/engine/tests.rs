@@ -390,13 +390,17 @@ fn a_step_up_is_lifted_by_a_new_login_and_not_by_a_challenge() {
     let session = SessionId([1; 16]);
     assert_eq!(story.evidence(1, 3.0).said(), "enforce/stepup/stranger stepup");
     assert_eq!(story.input(Input::ChallengePassed { session }).said(), "");
-    assert_eq!(story.input(Input::StepUpPassed { session }).said(), "allow");
+    assert_eq!(story.input(Input::StepUpPassed { session, vouched: true }).said(), "allow");
     assert_eq!(story.evidence(1, 3.0).said(), "", "the rule cools down");
     // Whoever has logged in again need not press a button as well.
     let mut story = Story::with(STRANGER);
     assert_eq!(story.evidence(1, 1.5).said(), "enforce/challenge/ask challenge");
-    assert_eq!(story.input(Input::StepUpPassed { session }).said(), "allow");
-    assert_eq!(story.input(Input::StepUpPassed { session: SessionId([9; 16]) }).said(), "", "nobody here");
+    assert_eq!(story.input(Input::StepUpPassed { session, vouched: true }).said(), "allow");
+    assert_eq!(
+        story.input(Input::StepUpPassed { session: SessionId([9; 16]), vouched: true }).said(),
+        "",
+        "nobody here"
+    );
 }
 
 #[test]
