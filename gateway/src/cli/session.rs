@@ -68,7 +68,8 @@ pub(crate) struct Whom {
     /// Name as the login has it (the token's `sub`)
     #[arg(long, value_name = "NAME", conflicts_with = "subject")]
     user: Option<String>,
-    /// Only the person of this name at this issuer [default: every issuer of the gateway's settings]
+    /// Only the person of this name at this issuer, "" for tokens without `iss` [default: every issuer of the
+    /// gateway's settings; needed where they accept tokens without naming the issuer]
     #[arg(long, value_name = "ISSUER", requires = "user")]
     issuer: Option<String>,
     /// Pseudonym (u_…), as sessions and incidents show it
@@ -203,7 +204,9 @@ async fn carry_out(command: SessionCommand) -> anyhow::Result<String> {
             });
             let answer = gateway.post_json(&["profiles", "forget"], &body).await?;
             reach.print(answer, |forgot: Forgot| match forgot.known {
-                0 => "nothing was kept of this person; what live sessions know of them is gone too\n".into(),
+                0 => "no profile was found; if somebody of this name logs in at an issuer that the gateway's settings \
+                      do not name (any more), say --issuer\n"
+                    .into(),
                 _ => "forgotten\n".into(),
             })
         }
@@ -596,8 +599,12 @@ mod tests {
     #[tokio::test]
     async fn a_person_is_forgotten_and_one_must_be_named() {
         let ops = TestOps::start().await;
-        let nothing = "nothing was kept of this person; what live sessions know of them is gone too\n";
-        assert_eq!(session(&ops, "forget --user alice --why asked --by Ada").await.unwrap(), nothing);
+        let (code, why) = session(&ops, "forget --user alice --why asked --by Ada").await.unwrap_err();
+        assert!(code == 1 && why.contains("Say the issuer too"), "no issuer is configured: {why}");
+        let nothing = "no profile was found; if somebody of this name logs in at an issuer that the gateway's settings \
+                       do not name (any more), say --issuer\n";
+        let line = "forget --user alice --issuer https://login --why asked --by Ada";
+        assert_eq!(session(&ops, line).await.unwrap(), nothing);
         let subject = format!("u_{}", "0".repeat(32));
         let line = format!("forget --subject {subject} --why asked");
         assert_eq!(session(&ops, &line).await.unwrap(), nothing);

@@ -508,7 +508,13 @@ pub async fn forget(
     let why = Why { why: whom.why }.text()?;
     let subjects = match (whom.subject, whom.user.as_deref(), whom.issuer.as_deref()) {
         (Some(subject), None, None) => vec![subject],
-        (None, Some(user), issuer) if !user.is_empty() => state.namesakes.of(user, issuer),
+        (None, Some(user), issuer) if !user.is_empty() => {
+            state.namesakes.of(user, issuer).ok_or_else(|| {
+                let how = "Say the issuer too (the `iss` of this person's tokens, or \"\" if they have none), or \
+                           name a subject: the settings do not name the issuer of every token they accept.";
+                Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, how)
+            })?
+        }
         _ => {
             let how = "Name either a subject (u_ and 32 digits) or a user, and an issuer only with a user.";
             return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, how));

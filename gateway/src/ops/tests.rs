@@ -588,6 +588,22 @@ fn unfit_password_files_are_refused_without_showing_them() {
 }
 
 #[tokio::test]
+async fn without_a_configured_issuer_nobody_is_forgotten_by_name_alone() {
+    let ops = TestOps::start_with(|config| config.identity.jwt = Some(config::Jwt::default())).await;
+    let secret = InstallSecret::from_directory(ops.folder.path()).unwrap();
+    let alice = secret.subject(&[b"https://login", b"talice"]);
+    assert!(ops.store.save_profile(alice, b"sealed", None, clock::now()).await.unwrap());
+    let mut whom = json!({ "user": "alice", "why": "asked" });
+    let (status, why) = error_of(ops.post("/api/profiles/forget", &whom).send().await.unwrap()).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(why.contains("issuer"), "{why}");
+    whom["issuer"] = json!("https://login");
+    let answer: Value = ops.post("/api/profiles/forget", &whom).send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["known"], 1, "{answer}");
+    assert_eq!(ops.store.profile(alice).await.unwrap().unwrap().bytes, None);
+}
+
+#[tokio::test]
 async fn a_person_is_forgotten_by_name_or_pseudonym_and_the_trail_says_by_whom() {
     let ops = TestOps::start_with(|config| {
         config.identity.jwt =

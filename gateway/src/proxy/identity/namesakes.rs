@@ -12,20 +12,27 @@ pub struct Namesakes {
     secret: Arc<InstallSecret>,
     /// "" for tokens that name none.
     issuers: Vec<String>,
+    /// Tokens are believed whoever issued them, or none are: who is meant depends on an issuer unknown here.
+    is_open: bool,
 }
 
 impl Namesakes {
     pub fn new(config: &config::Identity, secret: Arc<InstallSecret>) -> Namesakes {
-        let believed = config.jwt.iter().flat_map(|jwt| jwt.believed());
-        let oidc = config.oidc.iter().map(|oidc| oidc.issuer.clone());
-        let introspection = config.introspection.iter().filter_map(|known| known.issuer.clone());
-        let jwt = believed.filter_map(|(_, known)| known.issuer);
-        let issuers = std::iter::once(String::new()).chain(jwt).chain(oidc).chain(introspection);
-        Namesakes { secret, issuers: issuers.collect() }
+        let jwt = config.jwt.iter().flat_map(|jwt| jwt.believed()).map(|(_, known)| known.issuer);
+        let oidc = config.oidc.iter().map(|oidc| Some(oidc.issuer.clone()));
+        let introspection = config.introspection.iter().map(|known| known.issuer.clone());
+        let sources: Vec<Option<String>> = jwt.chain(oidc).chain(introspection).collect();
+        let is_open = sources.is_empty() || sources.contains(&None);
+        let issuers = std::iter::once(String::new()).chain(sources.into_iter().flatten()).collect();
+        Namesakes { secret, issuers, is_open }
     }
 
     /// Everybody of this name, at one issuer or at all that are known: as text, and as the number it may be.
-    pub fn of(&self, name: &str, issuer: Option<&str>) -> Vec<SubjectId> {
+    /// `None`: the issuer must be said, since the settings do not name all.
+    pub fn of(&self, name: &str, issuer: Option<&str>) -> Option<Vec<SubjectId>> {
+        if issuer.is_none() && self.is_open {
+            return None;
+        }
         let all = self.issuers.iter().map(String::as_str);
         let issuers: Vec<&str> = issuer.map_or_else(|| all.collect(), |issuer| vec![issuer]);
         let kinds: &[&[u8]] = if name.parse::<i64>().is_ok() { &[b"t", b"n"] } else { &[b"t"] };
@@ -40,7 +47,7 @@ impl Namesakes {
             .collect();
         found.sort_unstable();
         found.dedup();
-        found
+        Some(found)
     }
 }
 
@@ -69,10 +76,31 @@ mod tests {
             ("https://login", "17", json!("17")),
         ] {
             let subject = secret.subject(&[issuer.as_bytes(), &claimed(value)]);
-            assert!(namesakes.of(name, None).contains(&subject), "{issuer} {name}");
-            assert!(namesakes.of(name, Some(issuer)).contains(&subject), "{issuer} {name}");
-            assert!(!namesakes.of(name, Some("https://other")).contains(&subject));
+            assert!(namesakes.of(name, None).unwrap().contains(&subject), "{issuer} {name}");
+            assert!(namesakes.of(name, Some(issuer)).unwrap().contains(&subject), "{issuer} {name}");
+            assert!(!namesakes.of(name, Some("https://other")).unwrap().contains(&subject));
         }
-        assert_eq!(namesakes.of("alice", None).len(), 2);
+        assert_eq!(namesakes.of("alice", None).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn where_tokens_of_any_issuer_are_believed_a_name_alone_means_nobody() {
+        let jwt = |issuer: Option<&str>| config::Identity {
+            jwt: Some(config::Jwt { issuer: issuer.map(str::to_owned), ..config::Jwt::default() }),
+            ..config::Identity::default()
+        };
+        let introspection = Some(config::Introspection::default());
+        for (identity, is_open) in [
+            (config::Identity::default(), true),
+            (jwt(None), true),
+            (jwt(Some("https://login")), false),
+            (config::Identity { introspection, ..jwt(Some("https://login")) }, true),
+        ] {
+            let secret = Arc::new(InstallSecret::from_text(&[7; 32], "test").unwrap());
+            let namesakes = Namesakes::new(&identity, secret.clone());
+            assert_eq!(namesakes.of("alice", None).is_none(), is_open);
+            let alice = secret.subject(&[b"https://any", b"talice"]);
+            assert_eq!(namesakes.of("alice", Some("https://any")).unwrap(), [alice]);
+        }
     }
 }
