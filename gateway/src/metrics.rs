@@ -89,7 +89,7 @@ pub const METRICS: &[Row] = &[
     ("gaitway_revocation_entries_unreadable_total", Shape::Counter, None, "Entries of the shared backend that this version cannot read."),
     // Profiles.
     ("gaitway_profiles", Shape::Gauge, None, "People of whom a profile is kept; counted every ten minutes."),
-    ("gaitway_profile_loads_total", Shape::Counter, None, "Profiles asked for, by outcome: loaded, missing, unreadable (learnt anew), failed (the store; asked again), busy or full (too many at once)."),
+    ("gaitway_profile_loads_total", Shape::Counter, None, "Profiles asked for, by outcome: loaded, missing, unreadable (learnt anew), newer (written by a newer version, left alone), failed (the store; asked again), busy or full (too many at once)."),
     ("gaitway_profile_lessons_total", Shape::Counter, None, "What sessions taught, by outcome: saved, overtaken (another session or replica was first, or the person was forgotten), dropped (too many wait), failed (the store)."),
     ("gaitway_profiles_forgotten_total", Shape::Counter, None, "Profiles that operators had forgotten."),
     ("gaitway_profiles_expired_total", Shape::Counter, None, "Profiles deleted because no session had taught them anything for too long; what was left of forgotten ones included."),

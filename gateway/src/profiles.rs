@@ -11,7 +11,7 @@ use crate::config;
 use crate::secret::InstallSecret;
 use crate::store::{PROFILE_ROW_BYTES_MAX, ProfileRow, ProfileVersion, Store, StoreError};
 use gaitway_models::Timestamp;
-use gaitway_models::profile::{PROFILE_BYTES_MAX, Profile};
+use gaitway_models::profile::{FORMAT_VERSION, PROFILE_BYTES_MAX, Profile, ProfileError};
 use gaitway_policies::{Identity, Input, SessionId, SubjectId};
 use metrics::counter;
 use std::collections::HashMap;
@@ -64,7 +64,7 @@ struct Lesson {
 pub struct Loaded {
     session: SessionId,
     subject: SubjectId,
-    /// `None`: the store failed.
+    /// `None`: the store failed, or a newer version of Gaitway wrote it.
     found: Option<(Box<Profile>, Option<ProfileVersion>)>,
 }
 
@@ -132,7 +132,7 @@ impl Profiles {
             self.store.profile(subject).await.map_err(|error| error.to_string())
         };
         let found = match tokio::time::timeout(LOAD_TIMEOUT, read).await {
-            Ok(Ok(row)) => Some(self.open(subject, row)),
+            Ok(Ok(row)) => self.open(subject, row),
             Ok(Err(error)) => self.failed(&error),
             Err(_) => self.failed("no answer in time"),
         };
@@ -146,17 +146,26 @@ impl Profiles {
         None
     }
 
-    fn open(&self, subject: SubjectId, row: Option<ProfileRow>) -> (Box<Profile>, Option<ProfileVersion>) {
+    fn open(
+        &self,
+        subject: SubjectId,
+        row: Option<ProfileRow>,
+    ) -> Option<(Box<Profile>, Option<ProfileVersion>)> {
         let version = row.as_ref().map(|row| row.version);
         let Some(sealed) = row.and_then(|row| row.bytes) else {
             counter!("gaitway_profile_loads_total", "outcome" => "missing").increment(1);
-            return (Box::default(), version);
+            return Some((Box::default(), version));
         };
         let opened = self.secret.unseal(&place(&subject), &sealed);
         let profile = match opened.as_deref().map(Profile::decode) {
             Some(Ok(profile)) => {
                 counter!("gaitway_profile_loads_total", "outcome" => "loaded").increment(1);
-                return (Box::new(profile), version);
+                return Some((Box::new(profile), version));
+            }
+            // While replicas are updated one by one, the old must not write over what the new have learnt.
+            Some(Err(ProfileError::Format(format))) if format > FORMAT_VERSION => {
+                counter!("gaitway_profile_loads_total", "outcome" => "newer").increment(1);
+                return None;
             }
             Some(Err(error)) => error.to_string(),
             None => "it was sealed with another secret, or for another person".into(),
@@ -168,7 +177,7 @@ impl Profiles {
                 "a profile cannot be read and its person is learnt anew; told once"
             );
         }
-        (Box::default(), version)
+        Some((Box::default(), version))
     }
 
     fn learn(&self, lesson: Lesson) {

@@ -87,9 +87,7 @@ pub enum Learnt {
 pub enum ProfileError {
     #[error("this is not a Gaitway profile")]
     Magic,
-    #[error(
-        "the profile is in format {0}; this build reads format {FORMAT_VERSION}, and learns the person anew"
-    )]
+    #[error("the profile is in format {0}; this build reads format {FORMAT_VERSION}")]
     Format(u8),
     #[error("the profile counts other movements than this build does; the person is learnt anew")]
     Counts,
@@ -347,7 +345,8 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 
 const INTERVAL_MS_MAX: f32 = 40.0;
 const MAGIC: &[u8] = b"GAITWAYP";
-const FORMAT_VERSION: u8 = 2;
+/// Written and read. A higher one is of a newer version of Gaitway.
+pub const FORMAT_VERSION: u8 = 2;
 const CHECK_BYTES: usize = 8;
 const HASH_DIGITS: usize = 16;
 const HEADER_BYTES: usize = MAGIC.len() + 1 + HASH_DIGITS + 4 + 1;

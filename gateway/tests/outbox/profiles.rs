@@ -6,6 +6,7 @@ use gaitway::config;
 use gaitway::profiles::{LESSONS_MAX, LOAD_RETRY, LOADS_MAX, Loaded, Profiles, Register};
 use gaitway::secret::InstallSecret;
 use gaitway::store::SqliteStore;
+use gaitway_models::profile::FORMAT_VERSION;
 use gaitway_models::{Profile, Timestamp};
 use gaitway_policies::{Identity, Input, SessionId, SubjectId};
 use std::sync::Arc;
@@ -111,6 +112,23 @@ async fn a_profile_that_cannot_be_read_is_replaced_by_what_is_learnt_anew() {
     learn(&mut register, &login(1, ALICE));
     place.profiles.drain(LONG).await;
     assert_eq!(place.kept(ALICE).await, Some(Profile::default()));
+}
+
+#[tokio::test]
+async fn a_profile_of_a_newer_version_is_neither_used_nor_replaced() {
+    let place = Place::usual().await;
+    let mut newer = Profile::default().encode();
+    let format = newer.get_mut(b"GAITWAYP".len()).unwrap();
+    assert_eq!(*format, FORMAT_VERSION);
+    *format += 1;
+    let sealed = place.secret.seal(&[b"profile", &ALICE.0], &newer).unwrap();
+    place.switch.store.save_profile(ALICE, &sealed, None, now()).await.unwrap();
+    let mut register = place.profiles.register(1);
+    let loaded = begin(&mut register, &login(1, ALICE)).await;
+    assert!(register.take(now(), loaded).is_none());
+    learn(&mut register, &login(1, ALICE));
+    place.profiles.drain(LONG).await;
+    assert_eq!(place.switch.store.profile(ALICE).await.unwrap().unwrap().bytes, Some(sealed));
 }
 
 #[tokio::test]
