@@ -8,6 +8,7 @@ use crate::outbox::Outbox;
 use crate::profiles::{Loaded, Profiles, Register};
 use crate::recorder::{Recorder, Tap};
 use crate::standing::Standings;
+use crate::store::BudgetTrip;
 use gaitway_models::Detector;
 use gaitway_models::replay::{MEMORY_SHINGLES, Memory, SharedMemory};
 use gaitway_policies::budget::Cap;
@@ -45,7 +46,7 @@ pub struct Parts {
     /// `None`: no session knows its person.
     pub profiles: Option<Arc<Profiles>>,
     /// What had switched enforcement off before this start, if nobody has let rules enforce again since.
-    pub trip: Option<Incident>,
+    pub trip: Option<BudgetTrip>,
 }
 
 /// The handle to all shards.
@@ -84,7 +85,7 @@ impl Shards {
             budget.restore(trip.at, tripped_cap(&trip.reason));
             gauge!("gaitway_budget_tripped").set(1.0);
             error!(
-                incident.id = %trip.id,
+                incident.id = %trip.incident,
                 "the logout budget was used up before this start: every rule only shadows until an operator resets it"
             );
         }

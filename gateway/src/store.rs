@@ -168,8 +168,9 @@ pub trait Store: Send + Sync {
     /// pending step stay, so do revocations that ended later than `before`, their pardons, and what
     /// tripped the budget until it is reset.
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError>;
-    /// What switched enforcement off for everybody, if no audit record says that it was reset since.
-    async fn budget_trip(&self) -> Result<Option<Incident>, StoreError>;
+    /// What switched enforcement off for everybody, if no audit record says that it was reset since. A false
+    /// "nothing" lets rules enforce again that nobody has looked at.
+    async fn budget_trip(&self) -> Result<Option<BudgetTrip>, StoreError>;
     /// What is kept of a person; `None` if they were never written nor forgotten.
     async fn profile(&self, subject: SubjectId) -> Result<Option<ProfileRow>, StoreError>;
     /// Replaces the profile that was read as version `over` (`None`: there was none). False, and nothing
@@ -189,6 +190,16 @@ pub trait Store: Send + Sync {
     async fn expire_profiles(&self, before: Timestamp) -> Result<u64, StoreError>;
     /// People of whom anything is known.
     async fn profiles(&self) -> Result<u64, StoreError>;
+}
+
+/// A used-up budget, as every version can read it: from columns, whatever the incident's body holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetTrip {
+    /// Incident's number.
+    pub incident: String,
+    pub at: Timestamp,
+    /// Names the cap that was reached.
+    pub reason: String,
 }
 
 /// What the audit trail calls the reset of the budget by an operator.

@@ -283,13 +283,17 @@ macro_rules! implement_store {
 
             async fn budget_trip(
                 &self,
-            ) -> Result<Option<gaitway_policies::Incident>, crate::store::StoreError> {
-                let rows = sqlx::query(sql::SELECT_TRIP)
+            ) -> Result<Option<crate::store::BudgetTrip>, crate::store::StoreError> {
+                let trip: Option<(String, i64, String)> = sqlx::query_as(sql::SELECT_TRIP)
                     .bind(crate::store::BUDGET_RESET)
-                    .fetch_all(&self.reader)
+                    .fetch_optional(&self.reader)
                     .await
                     .map_err($error)?;
-                Ok(sql::incident_rows(&rows)?.0.pop().map(|row| row.incident))
+                Ok(trip.map(|(incident, at, reason)| crate::store::BudgetTrip {
+                    incident,
+                    at: sql::timestamp(at),
+                    reason,
+                }))
             }
 
             async fn profile(
@@ -474,11 +478,9 @@ pub(super) const SELECT_INCIDENTS: &str = select_rows!(
 pub(super) const SELECT_INCIDENT: &str =
     select_rows!("SELECT * FROM gaitway_incidents WHERE id = $1", "i.number");
 
-pub(super) const SELECT_TRIP: &str = select_rows!(
-    "SELECT * FROM gaitway_incidents WHERE action = 'budget-trip' AND mode = 'enforce' AND at_ms > \
-     (SELECT COALESCE(MAX(at_ms), 0) FROM gaitway_audit WHERE what = $1) ORDER BY at_ms DESC LIMIT 1",
-    "i.number"
-);
+pub(super) const SELECT_TRIP: &str = "SELECT id, at_ms, reason FROM gaitway_incidents \
+    WHERE action = 'budget-trip' AND mode = 'enforce' AND at_ms > \
+    (SELECT COALESCE(MAX(at_ms), 0) FROM gaitway_audit WHERE what = $1) ORDER BY at_ms DESC LIMIT 1";
 
 pub(super) const POSTPONE_STEPS: &str = "UPDATE gaitway_steps SET retry_at_ms = $3 \
     WHERE incident = $1 AND state = 'pending' AND retry_at_ms <= $2 AND ($4 IS NULL OR name = $4)";
@@ -842,7 +844,7 @@ pub(super) fn milliseconds(at: Timestamp) -> i64 {
     i64::try_from(at.0).unwrap_or(i64::MAX)
 }
 
-fn timestamp(milliseconds: i64) -> Timestamp {
+pub(super) fn timestamp(milliseconds: i64) -> Timestamp {
     Timestamp(u64::try_from(milliseconds).unwrap_or(0))
 }
 

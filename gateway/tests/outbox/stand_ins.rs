@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use gaitway::alert::{AlertError, AlertSink};
 use gaitway::revocation::Revocation;
 use gaitway::store::{
-    AuditRecord, IncidentFilter, IncidentRow, ProfileRow, ProfileVersion, Step, Store, StoreError,
+    AuditRecord, BudgetTrip, IncidentFilter, IncidentRow, ProfileRow, ProfileVersion, Step, Store, StoreError,
 };
 use gaitway_models::Timestamp;
 use gaitway_policies::{Incident, SubjectId};
@@ -199,7 +199,7 @@ impl Store for Switch {
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.write()?.prune(before).await
     }
-    async fn budget_trip(&self) -> Result<Option<Incident>, StoreError> {
+    async fn budget_trip(&self) -> Result<Option<BudgetTrip>, StoreError> {
         self.read()?.budget_trip().await
     }
     async fn profile(&self, subject: SubjectId) -> Result<Option<ProfileRow>, StoreError> {

@@ -4,11 +4,12 @@ use crate::incidents::{logout, with};
 use crate::postgres::Postgres;
 use gaitway::revocation::Scope;
 use gaitway::store::{
-    self, AuditRecord, IncidentFilter, PostgresStore, SqliteStore, Step, StepState, Store, StoreError,
+    self, AuditRecord, BudgetTrip, IncidentFilter, PostgresStore, SqliteStore, Step, StepState, Store,
+    StoreError,
 };
 use gaitway_models::Timestamp;
 use gaitway_policies::engine::{Action, Mode};
-use gaitway_policies::{SessionId, SubjectId, TokenId};
+use gaitway_policies::{Incident, SessionId, SubjectId, TokenId};
 use std::os::unix::fs::PermissionsExt;
 use std::pin::Pin;
 use std::time::Duration;
@@ -378,19 +379,23 @@ async fn a_used_up_budget_is_remembered_until_it_is_reset(store: &dyn Store) {
             incident.mode = mode;
         })
     };
+    let said = |incident: &Incident| {
+        let (incident, at, reason) = (incident.id.clone(), incident.at, incident.reason.clone());
+        Some(BudgetTrip { incident, at, reason })
+    };
     assert_eq!(store.budget_trip().await.unwrap(), None);
     store.record(&trip(1, NOW, Mode::Shadow), &[]).await.unwrap();
     assert_eq!(store.budget_trip().await.unwrap(), None, "one account was spared, no more");
     let whole = trip(2, NOW, Mode::Enforce);
     store.record(&whole, &[Step::pending("log", NOW), Step::pending("mail", NOW)]).await.unwrap();
-    assert_eq!(store.budget_trip().await.unwrap(), Some(whole.clone()));
+    assert_eq!(store.budget_trip().await.unwrap(), said(&whole));
     for step in ["log", "mail"] {
         let done = Step { state: StepState::Done, ..Step::pending(step, NOW) };
         store.update_step(&whole.id, &done).await.unwrap();
     }
     let year = 365 * 24 * 3600;
     store.prune(later(year)).await.unwrap();
-    assert_eq!(store.budget_trip().await.unwrap(), Some(whole), "age resets nothing");
+    assert_eq!(store.budget_trip().await.unwrap(), said(&whole), "age resets nothing");
     let reset = AuditRecord {
         at: later(year),
         who: "olga".into(),
@@ -404,7 +409,7 @@ async fn a_used_up_budget_is_remembered_until_it_is_reset(store: &dyn Store) {
     assert_eq!(store.budget_trip().await.unwrap(), None);
     let again = trip(3, later(year + 1), Mode::Enforce);
     store.record(&again, &[]).await.unwrap();
-    assert_eq!(store.budget_trip().await.unwrap(), Some(again));
+    assert_eq!(store.budget_trip().await.unwrap(), said(&again));
     store.prune(later(year + 60)).await.unwrap();
     assert_eq!(store.incident("G-002").await.unwrap(), None, "the one that was reset is gone");
 }
@@ -587,6 +592,22 @@ async fn an_audit_trail_of_before_it_named_policies_is_kept() {
     let versions: Vec<bool> =
         store.audit_trail(9).await.unwrap().iter().map(|record| record.policy_version.is_some()).collect();
     assert_eq!(versions, [true, false]);
+}
+
+#[tokio::test]
+async fn a_used_up_budget_that_a_newer_version_recorded_counts_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("store.sqlite");
+    let store = SqliteStore::open(&file).await.unwrap();
+    let trip = with(logout(1, NOW), |incident| incident.action = Action::BudgetTrip);
+    store.record(&trip, &[]).await.unwrap();
+    let raw = sqlx::SqlitePool::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+    sqlx::query("UPDATE gaitway_incidents SET body = '{\"a newer\": \"shape\"}'")
+        .execute(&raw)
+        .await
+        .unwrap();
+    let found = store.budget_trip().await.unwrap().unwrap();
+    assert_eq!((found.incident, found.at, found.reason), (trip.id, NOW, trip.reason));
 }
 
 #[tokio::test]
