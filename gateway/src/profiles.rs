@@ -288,6 +288,15 @@ impl Register {
         })
     }
 
+    /// Anything of a session. One that is somebody else's now, or nobody's, has lost its profile and is to ask
+    /// anew when its person is back; who was forgotten in it stays so.
+    pub fn seen_as(&mut self, identity: &Identity) {
+        let Some(known) = self.known.get(&identity.session) else { return };
+        if Some(known.subject) != identity.subject && !matches!(known.state, State::Forgotten) {
+            self.known.remove(&identity.session);
+        }
+    }
+
     /// What the session is to be given, if it still waits for it.
     pub fn take(&mut self, now: Timestamp, loaded: Loaded) -> Option<Input> {
         let Loaded { session, subject, found } = loaded;

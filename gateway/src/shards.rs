@@ -279,6 +279,11 @@ impl Shard {
     async fn handle(&mut self, input: Input) -> Option<String> {
         let now = clock::now();
         let copied = self.tap.as_ref().and_then(|tap| tap.copy(now, &input));
+        if let (Input::Batch { identity, .. } | Input::Request { identity, .. }, Some(register)) =
+            (&input, &mut self.register)
+        {
+            register.seen_as(identity);
+        }
         if let Input::Batch { identity, .. } = &input
             && let Some(loading) = self.register.as_mut().and_then(|register| register.see(now, identity))
         {

@@ -239,6 +239,26 @@ async fn who_is_forgotten_stays_forgotten_whatever_live_sessions_teach() {
 }
 
 #[tokio::test]
+async fn a_person_who_is_back_in_a_session_is_asked_for_anew_unless_forgotten_in_it() {
+    let place = Place::usual().await;
+    let mut register = place.profiles.register(1);
+    let alice = login(1, ALICE);
+    let nobody = Identity { subject: None, ..alice.clone() };
+    open(&mut register, &alice).await;
+    register.seen_as(&alice);
+    assert!(register.see(now(), &alice).is_none(), "she has it");
+    for other in [&nobody, &login(1, BOB)] {
+        register.seen_as(other);
+        learn(&mut register, &alice);
+        assert_eq!(place.profiles.unwritten(), 0, "she is not there");
+        open(&mut register, &alice).await;
+    }
+    register.forget(ALICE);
+    register.seen_as(&nobody);
+    assert!(register.see(now(), &alice).is_none());
+}
+
+#[tokio::test]
 async fn a_session_that_changes_hands_never_gets_or_teaches_anothers_profile() {
     let place = Place::usual().await;
     let mut register = place.profiles.register(1);
