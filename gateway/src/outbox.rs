@@ -139,6 +139,11 @@ impl Outbox {
         usize::try_from(self.work.depth.load(Ordering::Acquire)).unwrap_or(0)
     }
 
+    /// Whether something waits because the store does not take it.
+    pub fn is_behind(&self) -> bool {
+        self.work.unrecorded.load(Ordering::Acquire) > 0
+    }
+
     /// Waits until an incident is recorded and in force, at most so long; whether it is.
     pub async fn is_carried_out(&self, incident: &str, patience: Duration) -> bool {
         let carried_out = async {

@@ -216,6 +216,10 @@ impl Receiver {
         if reached.is_empty() {
             return Ok("unknown");
         }
+        // What comes again while the store is down would fill the outbox, on which the shards wait, too.
+        if self.outbox.is_behind() {
+            return Err(Refused::Later("the store does not answer"));
+        }
         for (place, identity) in (0u8..).zip(reached) {
             let number = self.secret.token(&[b"signal", &name.0, &[part, place]]);
             let mut bytes = [0; 10];
@@ -514,7 +518,7 @@ const JTI_BYTES_MAX: usize = 512;
 /// One question, from connecting to the last byte.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two questions: a transmitter that hears no acknowledgement is not asked as fast as it answers.
-const POLL_PAUSE_MIN: Duration = Duration::from_millis(100);
+const POLL_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// While a transmitter does not answer, it is asked at least this often.
 const POLL_RETRY_MAX: Duration = Duration::from_secs(300);
 

@@ -136,8 +136,9 @@ fn about(subject: &Value) -> Option<About> {
                     "jwt_id" => token(session.as_object()?),
                     _ => None,
                 },
-                (None, Some(_)) => person.map(About::Person),
-                (None, None) => None,
+                // Within one tenant the person is less than the person everywhere.
+                (None, Some(_)) if !subject.contains_key("tenant") => person.map(About::Person),
+                (None, _) => None,
             }
         }
         // Opaque alone does not say whether it names a person or a session.
@@ -244,6 +245,7 @@ mod tests {
         // Each of these, read for less than it says, would end somebody's other sessions.
         for subject in [
             json!({"format": "complex", "user": alice, "device": {"format": "opaque", "id": "d"}}),
+            json!({"format": "complex", "user": alice, "tenant": {"format": "opaque", "id": "t"}}),
             json!({"format": "complex", "user": alice, "session": {"format": "saml_assertion_id"}}),
             json!({"format": "complex", "user": alice, "session": "s1"}),
             json!({"format": "complex", "user": {"format": "email", "email": "a@b.example"}}),

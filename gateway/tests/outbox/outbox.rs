@@ -242,9 +242,11 @@ async fn a_full_queue_makes_the_shard_wait_and_drops_nothing() {
     };
     until("full", async || outbox.depth() == 3).await;
     assert!(!submitting.is_finished());
+    assert!(outbox.is_behind(), "whoever can ask again later asks before submitting");
     room.store.is_down.store(false, Ordering::SeqCst);
     submitting.await.unwrap();
     until("told", async || sink.told().len() == 50).await;
+    assert!(!outbox.is_behind());
 }
 
 #[tokio::test]
