@@ -620,17 +620,18 @@ impl Work {
         }
         desk.busy.store(true, Ordering::Release);
         let mut untold = Vec::new();
-        for row in self.store.due_for(name, now, BATCH).await? {
-            if !desk.sink.is_ready(&row.incident, now) {
-                continue;
-            }
-            match unmarked.get(&row.incident.id) {
-                Some(step) => {
-                    if self.mark(&row.incident.id, step).await {
-                        unmarked.remove(&row.incident.id);
-                    }
+        let due = self.store.due_for(name, now, BATCH).await?;
+        let may_hide_others = due.len() >= BATCH as usize;
+        for row in due {
+            let id = &row.incident.id;
+            if let Some(step) = unmarked.get(id) {
+                if self.mark(id, step).await {
+                    unmarked.remove(id);
                 }
-                None => untold.push(row),
+            } else if desk.sink.is_ready(&row.incident, now) {
+                untold.push(row);
+            } else if may_hide_others {
+                self.store.claim(id, name, now, now.plus(unready_pause(now.since(row.incident.at)))).await?;
             }
         }
         if untold.is_empty() {
@@ -770,6 +771,18 @@ impl Work {
         true
     }
 }
+
+/// How long a step waits that this process cannot deliver, where enough of them fill the head of the queue to
+/// hide those it can. At random, because replicas share the queue: else the same one would come first each time
+/// and postpone what only another can deliver.
+fn unready_pause(age: Duration) -> Duration {
+    (age / 8).clamp(UNREADY_RETRY_FIRST, UNREADY_RETRY_MAX).mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+/// A session that was just ended calls again at once, at whichever replica.
+const UNREADY_RETRY_FIRST: Duration = Duration::from_secs(2);
+/// One that has not called for minutes may call again in hours or never.
+const UNREADY_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// A sink's panic is its own: the loop goes on, and the incident is tried again.
 async fn guarded(

@@ -527,6 +527,29 @@ async fn a_logout_at_the_app_waits_for_the_session_to_call_and_holds_up_no_shutd
 }
 
 #[tokio::test]
+async fn sessions_that_do_not_call_hide_no_session_that_does() {
+    let room = Room::new().await;
+    let (url, goodbyes) = app_with_logout().await;
+    let sink = app_sink(&url);
+    // As many as are read in one go, all older than the one that can be logged out.
+    let pending = [Step::pending("app", now())];
+    for number in 0..1_000 {
+        let silent = with(logout(1, Timestamp(now().0 - 60_000)), |incident| {
+            incident.id = format!("G-silent-{number}");
+        });
+        room.store.record(&silent, &pending).await.unwrap();
+    }
+    let ready = logout(2, now());
+    sink.note(&ready.identity.session, &cookie("sid=2"));
+    room.store.record(&ready, &pending).await.unwrap();
+    let outbox = room.outbox(vec![sink]).await;
+    until("the app was told", async || *goodbyes.lock().unwrap() == ["sid=2"]).await;
+    outbox.drain(Duration::from_secs(30)).await;
+    let silent = room.row("G-silent-7").await.steps.remove(0);
+    assert_eq!((silent.state, silent.attempts), (StepState::Pending, 0));
+}
+
+#[tokio::test]
 async fn a_mail_server_that_comes_back_gets_every_mail() {
     let room = Room::new().await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
