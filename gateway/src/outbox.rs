@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 use gaitway_models::Timestamp;
 use gaitway_policies::Incident;
 use rand::Rng;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -104,6 +104,7 @@ impl Outbox {
             limits,
             depth: AtomicI64::new(0),
             unrecorded: AtomicI64::new(0),
+            offered: Mutex::default(),
         });
         work.take_over().await;
         let mut tasks = JoinSet::new();
@@ -123,15 +124,29 @@ impl Outbox {
 
     /// Hands an incident over. Bounded: waits when full, never drops. Called by shards only.
     pub async fn submit(&self, incident: Incident) {
-        metrics::counter!("gaitway_incidents_total",
-            "action" => letter::action_name(incident.action), "mode" => letter::mode_name(incident.mode))
-        .increment(1);
-        self.work.count(1);
+        self.count_incident(&incident);
         let lane = lane_of(&incident);
         if let Err(mpsc::error::SendError(incident)) = self.lanes[lane].send(incident).await {
             // The workers are gone, at shutdown: the shard does it itself rather than lose it.
             self.work.carry_out(lane, incident).await;
         }
+    }
+
+    /// Hands over an incident whose sender sends it again until it is recorded. Never waits, and takes nothing
+    /// twice at a time nor while the store takes nothing: shards wait on the same lanes. Whether it was taken.
+    pub fn offer(&self, incident: Incident) -> bool {
+        if self.is_behind() {
+            return false;
+        }
+        let mut offered = self.work.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        if offered.len() >= OFFERED_MAX || offered.contains(&incident.id) {
+            return false;
+        }
+        let Ok(place) = self.lanes[lane_of(&incident)].try_reserve() else { return false };
+        offered.insert(incident.id.clone());
+        self.count_incident(&incident);
+        place.send(incident);
+        true
     }
 
     /// Incidents not yet recorded and carried out.
@@ -140,7 +155,7 @@ impl Outbox {
     }
 
     /// Whether something waits because the store does not take it.
-    pub fn is_behind(&self) -> bool {
+    fn is_behind(&self) -> bool {
         self.work.unrecorded.load(Ordering::Acquire) > 0
     }
 
@@ -182,10 +197,19 @@ impl Outbox {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
     }
+
+    fn count_incident(&self, incident: &Incident) {
+        metrics::counter!("gaitway_incidents_total",
+            "action" => letter::action_name(incident.action), "mode" => letter::mode_name(incident.mode))
+        .increment(1);
+        self.work.count(1);
+    }
 }
 
 /// Lanes work side by side, so that one slow revocation does not hold up every other.
 const LANES: usize = 4;
+/// Offered and not yet recorded; a quarter of what a lane holds, so that the shards have the rest.
+const OFFERED_MAX: usize = 64;
 /// Incidents read in one go; also the longest digest, about 150 KiB of text.
 const BATCH: u32 = 1_000;
 /// Outcomes remembered because the store did not take them.
@@ -209,6 +233,8 @@ struct Work {
     limits: OutboxLimits,
     depth: AtomicI64,
     unrecorded: AtomicI64,
+    /// Incidents that were offered and are not recorded yet.
+    offered: Mutex<HashSet<String>>,
 }
 
 struct Unrecorded {
@@ -321,6 +347,7 @@ impl Work {
         for desk in &self.desks {
             desk.wake.notify_one();
         }
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner).remove(&incident.id);
         self.count(-1);
     }
 

@@ -216,10 +216,6 @@ impl Receiver {
         if reached.is_empty() {
             return Ok("unknown");
         }
-        // What comes again while the store is down would fill the outbox, on which the shards wait, too.
-        if self.outbox.is_behind() {
-            return Err(Refused::Later("the store does not answer"));
-        }
         for (place, identity) in (0u8..).zip(reached) {
             let number = self.secret.token(&[b"signal", &name.0, &[part, place]]);
             let mut bytes = [0; 10];
@@ -238,7 +234,9 @@ impl Receiver {
                 until: clock::now().plus(self.life),
             };
             let id = incident.id.clone();
-            self.outbox.submit(incident).await;
+            if !self.outbox.offer(incident) {
+                return Err(Refused::Later("it is being recorded, or the store is behind"));
+            }
             if !self.outbox.is_carried_out(&id, CARRIED_OUT_WAIT).await {
                 return Err(Refused::Later("the store does not answer"));
             }

@@ -242,11 +242,35 @@ async fn a_full_queue_makes_the_shard_wait_and_drops_nothing() {
     };
     until("full", async || outbox.depth() == 3).await;
     assert!(!submitting.is_finished());
-    assert!(outbox.is_behind(), "whoever can ask again later asks before submitting");
+    for person in 0..20 {
+        let other =
+            with(logout(100, now()), |incident| incident.identity.subject = Some(SubjectId([person; 16])));
+        assert!(!outbox.offer(other), "in whichever lane: whoever can come again later has to");
+    }
     room.store.is_down.store(false, Ordering::SeqCst);
     submitting.await.unwrap();
     until("told", async || sink.told().len() == 50).await;
-    until("caught up", async || !outbox.is_behind()).await;
+    until("taken", async || outbox.offer(logout(100, now()))).await;
+    until("told", async || sink.told().len() == 51).await;
+}
+
+#[tokio::test]
+async fn what_is_offered_again_and_again_leaves_the_shards_their_room() {
+    let room = Room::new().await;
+    let store = Switch::watched(room.store.clone(), |call| call.starts_with("before record"));
+    let limits = OutboxLimits { record_wait: Duration::from_secs(3600), ..quick() };
+    let outbox = Outbox::start(store, room.board.clone(), Vec::new(), limits).await;
+    // The store neither takes nor refuses: nothing counts as behind.
+    assert!(outbox.offer(logout(0, now())));
+    for _ in 0..2_000 {
+        assert!(!outbox.offer(logout(0, now())), "once is enough");
+    }
+    let taken = (1..=255).filter(|number| outbox.offer(logout(*number, now()))).count();
+    assert_eq!(taken, 63, "and many at once are not everything");
+    // They are one person's, in one lane, as is what a shard decides.
+    let decided = with(logout(1, now()), |incident| incident.id = "G-decided".into());
+    tokio::time::timeout(Duration::from_secs(20), outbox.submit(decided)).await.unwrap();
+    assert_eq!(outbox.depth(), 65);
 }
 
 #[tokio::test]
