@@ -121,7 +121,7 @@ impl Receiver {
             return again(StatusCode::TOO_MANY_REQUESTS);
         }
         match self.pushed(asked).await {
-            Ok(()) => edge::empty(StatusCode::ACCEPTED),
+            Ok(_) => edge::empty(StatusCode::ACCEPTED),
             Err(Refused::Later(why)) => {
                 tracing::warn!(why, "a security event is not taken now; it should be sent again");
                 count("none", "later");
@@ -142,7 +142,7 @@ impl Receiver {
         }
     }
 
-    async fn pushed(&self, asked: &Asked<'_>) -> Result<(), Refused> {
+    async fn pushed(&self, asked: &Asked<'_>) -> Result<bool, Refused> {
         let kind = asked.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
         if !kind.is_some_and(|kind| kind.starts_with(b"application/secevent+jwt")) {
             return Err(Refused::Wrong("invalid_request", "the body is not application/secevent+jwt"));
@@ -158,8 +158,8 @@ impl Receiver {
         self.take(from, text).await
     }
 
-    /// Believes, records and carries out one event token.
-    async fn take(&self, from: &Transmitter, text: &str) -> Result<(), Refused> {
+    /// Believes, records and carries out one event token; whether it is a new one.
+    async fn take(&self, from: &Transmitter, text: &str) -> Result<bool, Refused> {
         let now = clock::now();
         from.signatory.glance(text, SET_TYPE, now)?;
         let claims = from.signatory.open(text, SET_TYPE, now).await?;
@@ -167,7 +167,7 @@ impl Receiver {
         let name = self.secret.token(&[b"set", from.settings.issuer.as_bytes(), set.jti.as_bytes()]);
         if self.seen.get(&name).is_some() {
             count("none", "repeated");
-            return Ok(());
+            return Ok(false);
         }
         for (index, event) in set.events.iter().enumerate() {
             let outcome = match event.kind {
@@ -185,7 +185,7 @@ impl Receiver {
             count(event.kind.as_str(), outcome);
         }
         self.seen.insert(name, ());
-        Ok(())
+        Ok(true)
     }
 
     /// Ends whatever the event is about, or records that it would; says what became of it.
@@ -384,16 +384,17 @@ impl Receiver {
         let Some(poll) = &from.poll else { return };
         let pause = Duration::from_secs(from.settings.poll_seconds);
         let mut request = PollRequest::asking();
-        let mut failures = 0u32;
+        let (mut failures, mut rounds) = (0u32, 0u32);
         loop {
             let wait = match poll.ask(&request).await {
                 Ok(answer) => {
                     failures = 0;
                     counter!("gaitway_signals_polls_total", "outcome" => "ok").increment(1);
-                    request = self.take_fetched(from, &answer).await;
-                    let has_news = !request.ack.is_empty() || !request.set_errs.is_empty();
-                    // What was taken is acknowledged at once, and more is fetched with the same request.
-                    if has_news { POLL_PAUSE_MIN } else { pause }
+                    let is_new;
+                    (request, is_new) = self.take_fetched(from, &answer).await;
+                    rounds = if is_new { 0 } else { rounds.saturating_add(1) };
+                    let owes_answer = !request.ack.is_empty() || !request.set_errs.is_empty();
+                    next_poll(is_new && answer.more_available, owes_answer, rounds, pause)
                 }
                 Err(why) => {
                     failures = failures.saturating_add(1);
@@ -408,13 +409,17 @@ impl Receiver {
         }
     }
 
-    /// Deals with what was fetched; the next request says what became of it.
-    async fn take_fetched(&self, from: &Transmitter, answer: &PollAnswer) -> PollRequest {
+    /// Deals with what was fetched: the next request, which says what became of it, and whether any was new.
+    async fn take_fetched(&self, from: &Transmitter, answer: &PollAnswer) -> (PollRequest, bool) {
         let mut request = PollRequest::asking();
+        let mut any_new = false;
         let is_sound = |name: &&String| name.len() <= JTI_BYTES_MAX;
         for name in answer.sets.keys().filter(is_sound).take(FETCHED_MAX) {
             match self.take(from, &answer.sets[name]).await {
-                Ok(()) => request.ack.push(name.clone()),
+                Ok(is_new) => {
+                    any_new |= is_new;
+                    request.ack.push(name.clone());
+                }
                 Err(Refused::Wrong(err, description)) => {
                     tracing::warn!(why = description, "a security event is refused");
                     count("none", "refused");
@@ -428,7 +433,18 @@ impl Receiver {
             }
         }
         tracing::debug!(more = answer.more_available, "fetched security events");
-        request
+        (request, any_new)
+    }
+}
+
+/// How long until the next question, after so many `rounds` in a row that brought nothing new. What was dealt
+/// with is answered soon; a transmitter that does not listen to that and sends the same again is asked ever
+/// less often, up to the usual `pause`.
+fn next_poll(is_more_there: bool, owes_answer: bool, rounds: u32, pause: Duration) -> Duration {
+    match (is_more_there, owes_answer) {
+        (true, _) => Duration::ZERO,
+        (false, true) => (POLL_PAUSE_MIN * 2u32.pow(rounds.min(6))).min(pause),
+        (false, false) => pause,
     }
 }
 
@@ -515,7 +531,8 @@ const FETCHED_BYTES_MAX: usize = 1024 * 1024;
 const JTI_BYTES_MAX: usize = 512;
 /// One question, from connecting to the last byte.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two questions: a transmitter that hears no acknowledgement is not asked as fast as it answers.
+/// Between two questions, unless more is there: a transmitter that hears no acknowledgement is not asked as
+/// fast as it answers. No pause in the settings is shorter.
 const POLL_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// While a transmitter does not answer, it is asked at least this often.
 const POLL_RETRY_MAX: Duration = Duration::from_secs(300);
@@ -536,5 +553,16 @@ mod tests {
         let addresses = (0..=POSTS_PER_MINUTE_MAX).map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes()));
         assert_eq!(addresses.filter(|address| posts.lets(*address, Timestamp(180_000))).count(), 60_000);
         assert!(posts.of.len() <= POSTS_PER_MINUTE_MAX as usize);
+    }
+
+    #[test]
+    fn a_transmitter_that_sends_the_same_again_is_asked_ever_less_often() {
+        let pause = Duration::from_secs(10);
+        assert_eq!(next_poll(true, true, 0, pause), Duration::ZERO, "more is there");
+        assert_eq!(next_poll(false, true, 0, pause), Duration::from_secs(1), "the last of them");
+        let waits = [1, 2, 3, 4, 100, u32::MAX].map(|rounds| next_poll(false, true, rounds, pause).as_secs());
+        assert_eq!(waits, [2, 4, 8, 10, 10, 10]);
+        assert_eq!(next_poll(false, false, 0, pause), pause);
+        assert_eq!(next_poll(false, true, 9, Duration::from_secs(1)), Duration::from_secs(1));
     }
 }

@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 const PASSWORD: &str = "operators share this password";
@@ -306,6 +306,40 @@ async fn events_are_fetched_acknowledged_and_the_wrong_ones_reported() {
         asked.iter().any(|request| request["setErrs"]["wrong"]["err"] == "invalid_audience"),
         "{asked:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transmitter_that_ignores_acknowledgements_is_not_asked_without_pause() {
+    let provider = Provider::start(&json!({"gateway": "http://127.0.0.1:1"}));
+    let queue = Arc::new(Mutex::new(serde_json::Map::new()));
+    // When it was asked, and whether with an acknowledgement.
+    let asked = Arc::new(Mutex::new(Vec::<(Instant, bool)>::new()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (waiting, log) = (queue.clone(), asked.clone());
+    let poll = move |body: String| async move {
+        let request: Value = serde_json::from_str(&body).unwrap();
+        log.lock().unwrap().push((Instant::now(), !request["ack"].is_null()));
+        json!({"sets": *waiting.lock().unwrap(), "moreAvailable": true}).to_string()
+    };
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/poll", post(poll))).await });
+    let receive = format!(
+        "{ENFORCED}      poll_url: http://{address}/poll\n      poll_bearer: ${{env:TEST_POLL}}\n      poll_seconds: 1\n"
+    );
+    let shop = Shop::behind(provider, &receive, "", &[("TEST_POLL", "the gateway may fetch")]).await;
+    let event = shop.signed(&shop.event("again", &shop.iss_sub("alice"), now())).await;
+    queue.lock().unwrap().insert("again".to_owned(), json!(event));
+    eventually("it is acknowledged again and again", async || {
+        asked.lock().unwrap().iter().filter(|(_, is_acknowledged)| *is_acknowledged).count() >= 3
+    })
+    .await;
+    let asked = asked.lock().unwrap();
+    let first = asked.iter().position(|(_, is_acknowledged)| *is_acknowledged).unwrap();
+    // The first acknowledgement comes at once, as more is there; after it nothing is new. A slow machine makes
+    // these waits longer, never shorter.
+    for pair in asked[first..].windows(2) {
+        assert!(pair[1].0 - pair[0].0 > Duration::from_millis(900), "{asked:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
