@@ -78,6 +78,9 @@ pub(crate) fn frr(rows: &[Judged]) -> f64 {
 
 /// Area under the ROC curve, ties counted half (Mann and Whitney).
 pub(crate) fn auc(rows: &[Judged]) -> f64 {
+    if rows.is_empty() {
+        return f64::NAN;
+    }
     let curve = roc(rows);
     curve.windows(2).map(|pair| (pair[1].0 - pair[0].0) * 0.5 * (pair[1].1 + pair[0].1)).sum()
 }
@@ -257,6 +260,7 @@ pub(crate) mod tests {
         assert!((auc(&rows(&[(0.0, true), (0.0, false)])) - 0.5).abs() < 1e-9);
         let perfect = rows(&[(1.0, true), (2.0, true), (-1.0, false), (-2.0, false)]);
         assert_eq!((auc(&perfect), eer(&perfect)), (1.0, 0.0));
+        assert!(auc(&[]).is_nan(), "nothing judged says nothing");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// Most background people kept; more add little and cost a matrix of their number squared.
 pub const PEOPLE_MAX: usize = 256;
 /// Fewest background people, and fewest blocks of each of them and of an owner.
-pub const PEOPLE_MIN: usize = 3;
+pub const PEOPLE_MIN: usize = 2;
 pub const BLOCKS_MIN: usize = 3;
 
 /// How other people's hands look.
@@ -502,7 +502,7 @@ pub(crate) mod tests {
     #[test]
     fn too_few_people_or_blocks_teach_nothing() {
         let people: Vec<Vec<Hand>> = (0..4).map(person).collect();
-        assert!(Background::fit(&people[..2]).is_none());
+        assert!(Background::fit(&people[..1]).is_none());
         let background = Background::fit(&people).unwrap();
         assert!(background.place(&people[0][0]).is_none(), "four people do not say how people differ");
         assert!(background.enrol(&people[0][..BLOCKS_MIN - 1]).is_none());

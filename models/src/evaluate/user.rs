@@ -540,17 +540,18 @@ mod tests {
 
     #[test]
     fn labelled_sessions_are_judged_under_the_name_they_claim() {
+        // Two others are the fewest a background can be made of.
         let mut recordings: Vec<Recording> =
-            (0..4).map(|user| recording(user, "train", "train; x", 800)).collect();
-        for user in 0..4 {
+            (0..3).map(|user| recording(user, "train", "train; x", 800)).collect();
+        for user in 0..3 {
             recordings.push(recording(user, "second", "test; is_illegal=0", 200));
-            let mut stolen = recording((user + 1) % 4, "second", "test; is_illegal=1", 200);
+            let mut stolen = recording((user + 1) % 3, "second", "test; is_illegal=1", 200);
             (stolen.user, stolen.session) = ("a_thief".into(), format!("s_u{user}_stolen"));
             recordings.push(stolen);
         }
         let report = evaluate(&recordings, 1, &mut |_| {}).unwrap();
         let row = &report.sections[0].rows[0];
-        assert_eq!((row.genuine, row.impostors), (4, 4));
+        assert_eq!((row.genuine, row.impostors), (3, 3));
         assert!(row.auc.value > 0.7, "{row:?}");
     }
 
