@@ -20,7 +20,7 @@ use crate::proxy::listen::{Front, TlsFront};
 use crate::proxy::rates::Rates;
 use crate::proxy::upstream::Upstream;
 use crate::recorder::Recorder;
-use crate::revocation::{Change, Revocations, Scope};
+use crate::revocation::{Change, PARDON_KEPT, Revocations, Scope};
 use crate::secret::InstallSecret;
 use crate::shards::{self, Shards};
 use crate::signals::Signals;
@@ -99,7 +99,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let pages = Pages::load(config.ops.help.clone(), config.ops.pages.as_deref()).context("ops.pages")?;
     let store = store::open(&config).await?;
     let known = store.active_revocations(clock::now()).await.context("reading known revocations")?;
-    let revocations = Revocations::start(&config.revocation, known).await?;
+    let pardons = store.pardons(clock::ago(PARDON_KEPT)).await.context("reading known pardons")?;
+    let revocations = Revocations::start_with(&config.revocation, known, pardons).await?;
     let login = match &config.identity.oidc {
         Some(oidc) => {
             // A login, its place among those of its provider's session, a renewal and a logout token.

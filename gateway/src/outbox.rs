@@ -34,6 +34,20 @@ pub struct Outbox {
     tasks: Mutex<JoinSet<()>>,
 }
 
+/// What became of an incident that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// It is on its way.
+    Taken,
+    /// It is on record, and carried out or about to be: not a second time, as somebody may have been pardoned
+    /// since.
+    Known,
+    /// An operator has undone since what it asks for.
+    Pardoned,
+    /// It should come again; why.
+    Later(&'static str),
+}
+
 /// How much the outbox holds and how patient it is.
 #[derive(Clone, Copy, Debug)]
 pub struct OutboxLimits {
@@ -132,21 +146,40 @@ impl Outbox {
         }
     }
 
-    /// Hands over an incident whose sender sends it again until it is recorded. Never waits, and takes nothing
-    /// twice at a time nor while the store takes nothing: shards wait on the same lanes. Whether it was taken.
-    pub fn offer(&self, incident: Incident) -> bool {
+    /// Hands over an incident whose sender sends it again until it is carried out: once, however often it comes,
+    /// on whatever replica, and never against a pardon. Takes no room from the shards, which wait on the same
+    /// lanes: it never waits for a place, and takes nothing while the store takes nothing.
+    pub async fn offer(&self, incident: Incident) -> Offered {
         if self.is_behind() {
-            return false;
+            return Offered::Later("the store is behind");
+        }
+        let known =
+            tokio::time::timeout(self.work.limits.record_wait, self.work.store.incident(&incident.id));
+        match known.await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(_))) => return Offered::Known,
+            Ok(Err(_)) | Err(_) => return Offered::Later("the store does not answer"),
+        }
+        if BoardEffect::of(&incident) == BoardEffect::Revoke {
+            let board = &self.work.revocations;
+            if !board.is_caught_up() {
+                return Offered::Later("pardons of other replicas may be unknown");
+            }
+            if scopes_of(&incident).iter().any(|scope| board.is_pardoned_since(scope, incident.at)) {
+                return Offered::Pardoned;
+            }
         }
         let mut offered = self.work.offered.lock().unwrap_or_else(PoisonError::into_inner);
         if offered.len() >= OFFERED_MAX || offered.contains(&incident.id) {
-            return false;
+            return Offered::Later("it, or enough others, wait for their records");
         }
-        let Ok(place) = self.lanes[lane_of(&incident)].try_reserve() else { return false };
+        let Ok(place) = self.lanes[lane_of(&incident)].try_reserve() else {
+            return Offered::Later("the outbox is full");
+        };
         offered.insert(incident.id.clone());
         self.count_incident(&incident);
         place.send(incident);
-        true
+        Offered::Taken
     }
 
     /// Incidents not yet recorded and carried out.
@@ -486,12 +519,12 @@ impl Work {
 
     async fn sweep(&self) {
         self.give_up_unknown().await;
-        match self.store.prune(before(self.limits.retention)).await {
+        match self.store.prune(clock::ago(self.limits.retention)).await {
             Ok(0) => {}
             Ok(records) => tracing::info!(records, "deleted records past their retention"),
             Err(error) => tracing::warn!(%error, "cannot delete old records now"),
         }
-        match self.store.expire_profiles(before(self.limits.profile_retention)).await {
+        match self.store.expire_profiles(clock::ago(self.limits.profile_retention)).await {
             Ok(expired) => metrics::counter!("gaitway_profiles_expired_total").increment(expired),
             Err(error) => tracing::warn!(%error, "cannot delete old profiles now"),
         }
@@ -587,11 +620,6 @@ impl Work {
             }
         }
     }
-}
-
-/// The moment this long ago.
-fn before(span: Duration) -> Timestamp {
-    Timestamp(clock::now().0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
 }
 
 const UNKNOWN_SINK_RETRY: Duration = Duration::from_secs(3600);

@@ -43,6 +43,15 @@ pub struct Revocation {
     pub until: Timestamp,
 }
 
+/// One pardon, as the store remembers it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pardon {
+    pub scope: Scope,
+    pub decided_at: Timestamp,
+    /// How long it is announced to exempt.
+    pub until: Timestamp,
+}
+
 /// A change of the board, from this process or another replica; also replayed after a gap.
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -95,14 +104,30 @@ enum Backend {
 }
 
 impl Revocations {
-    /// Opens the board with what the store knows. A shared backend that does not answer is no reason
-    /// not to start: after a short wait the gateway serves with what it has and catches up later.
+    /// Opens the board with the revocations that the store knows. A shared backend that does not answer is no
+    /// reason not to start: after a short wait the gateway serves with what it has and catches up later.
     pub async fn start(
         config: &crate::config::Revocation,
         initial: Vec<Revocation>,
     ) -> Result<Arc<Revocations>, RevocationError> {
+        Revocations::start_with(config, initial, Vec::new()).await
+    }
+
+    /// The same, with the pardons of the last [`PARDON_KEPT`] too: without them, a late copy of a decision that
+    /// was undone before the restart would be in force again.
+    pub async fn start_with(
+        config: &crate::config::Revocation,
+        initial: Vec<Revocation>,
+        pardons: Vec<Pardon>,
+    ) -> Result<Arc<Revocations>, RevocationError> {
         let board = Arc::new(Board::new(config.entries_max));
+        let default_ttl = Duration::from_secs(config.default_ttl_seconds);
         let now = crate::clock::now();
+        for pardon in &pardons {
+            let record =
+                Record::pardoned(pardon, pardon.until.max(kept_after(pardon.decided_at, default_ttl)));
+            board.apply(Key::of(&pardon.scope), record, now);
+        }
         let mut left_out = 0usize;
         for revocation in &initial {
             let applied = board.apply(Key::of(&revocation.scope), Record::revoked(revocation), now);
@@ -128,7 +153,6 @@ impl Revocations {
                 Backend::Redis(shared)
             }
         };
-        let default_ttl = Duration::from_secs(config.default_ttl_seconds);
         Ok(Arc::new(Revocations { board, backend, default_ttl, tasks }))
     }
 
@@ -158,20 +182,24 @@ impl Revocations {
         let after_known = known.as_ref().map_or(Timestamp(0), |known| {
             if known.is_pardon { known.decided_at } else { known.decided_at.plus(Duration::from_millis(1)) }
         });
-        let (until, before) = match scope {
-            Scope::Subject { before, .. } => (until, before),
-            Scope::Token(_) | Scope::Session(_) => (until, Timestamp(0)),
-        };
-        let keep = known.map_or(until, |known| known.keep.max(until)).max(now.plus(self.default_ttl));
-        let record = Record {
-            decided_at: record::clamp(now.max(after_known)),
-            is_pardon: true,
-            until: record::clamp(until),
-            keep: record::clamp(keep),
-            before: record::clamp(before),
-            incident: "".into(),
-        };
-        self.decide(key, record).await
+        let keep = known.map_or(until, |known| known.keep.max(until)).max(kept_after(now, self.default_ttl));
+        let pardon = Pardon { scope, decided_at: now.max(after_known), until };
+        self.decide(key, Record::pardoned(&pardon, keep)).await
+    }
+
+    /// Whether exactly this scope was pardoned at this moment or later. A false "no" lets an old decision undo
+    /// a pardon, so ask [`Revocations::is_caught_up`] too.
+    pub fn is_pardoned_since(&self, scope: &Scope, moment: Timestamp) -> bool {
+        let known = self.board.get(&Key::of(scope));
+        known.is_some_and(|known| known.is_pardon && known.decided_at >= moment)
+    }
+
+    /// Whether the decisions of all replicas are known here, as far as can be told.
+    pub fn is_caught_up(&self) -> bool {
+        match &self.backend {
+            Backend::Embedded => true,
+            Backend::Redis(shared) => shared.is_synced(),
+        }
     }
 
     /// Every change applied to the local board, own and learnt. A receiver that lags too far is told so
@@ -249,6 +277,14 @@ async fn sweep_forever(board: Arc<Board>) {
     }
 }
 
+/// Until when a pardon's record is kept at least.
+fn kept_after(decided_at: Timestamp, default_ttl: Duration) -> Timestamp {
+    decided_at.plus(default_ttl.max(PARDON_KEPT))
+}
+
+/// How late a copy of a decision may come and still meet the pardon that answered it: as late as anything is
+/// tried again.
+pub const PARDON_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a start waits for Redis. Long enough to read a large board, short enough for an orchestrator.
 const START_WAIT: Duration = Duration::from_secs(3);
 /// How long one attempt waits to hear that a change is durable.

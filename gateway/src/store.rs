@@ -11,7 +11,7 @@ mod sqlite;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 
-use crate::revocation::{Revocation, Scope};
+use crate::revocation::{Pardon, Revocation, Scope};
 use async_trait::async_trait;
 use gaitway_models::Timestamp;
 use gaitway_policies::engine::{Action, Mode};
@@ -149,6 +149,8 @@ pub trait Store: Send + Sync {
     async fn audit_trail(&self, limit: u32) -> Result<Vec<AuditRecord>, StoreError>;
     /// Enforced revocations still in force and not pardoned, for the board at start.
     async fn active_revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, StoreError>;
+    /// What pardons later than `since` lifted, for the board at start.
+    async fn pardons(&self, since: Timestamp) -> Result<Vec<Pardon>, StoreError>;
     /// Puts an event into a stream's queue, where it waits until its receiver fetches it. Repeating the same
     /// number changes nothing.
     async fn queue_signal(

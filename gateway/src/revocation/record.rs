@@ -4,7 +4,7 @@
 //! Invariant: any two replicas that have seen the same records, in any order and any number of times,
 //! hold the same board, because the greater record always wins. Must not know: where records are kept.
 
-use super::{Change, Revocation, Scope};
+use super::{Change, Pardon, Revocation, Scope};
 use gaitway_models::Timestamp;
 use gaitway_policies::{SessionId, SubjectId, TokenId};
 use std::hash::{Hash, Hasher};
@@ -82,13 +82,21 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn revoked(revocation: &Revocation) -> Record {
         let until = clamp(revocation.until);
-        let before = match revocation.scope {
-            Scope::Subject { before, .. } => clamp(before),
-            Scope::Token(_) | Scope::Session(_) => Timestamp(0),
-        };
+        let before = before(&revocation.scope);
         let decided_at = clamp(revocation.decided_at);
         let incident = printable(&revocation.incident);
         Record { decided_at, is_pardon: false, until, keep: until, before, incident }
+    }
+
+    pub(super) fn pardoned(pardon: &Pardon, keep: Timestamp) -> Record {
+        Record {
+            decided_at: clamp(pardon.decided_at),
+            is_pardon: true,
+            until: clamp(pardon.until),
+            keep: clamp(keep),
+            before: before(&pardon.scope),
+            incident: "".into(),
+        }
     }
 
     pub(super) fn scope(&self, key: &Key) -> Scope {
@@ -153,6 +161,13 @@ impl Record {
             return None;
         }
         Some(Record { decided_at, is_pardon, until, keep, before, incident: incident.into() })
+    }
+}
+
+fn before(scope: &Scope) -> Timestamp {
+    match scope {
+        Scope::Subject { before, .. } => clamp(*before),
+        Scope::Token(_) | Scope::Session(_) => Timestamp(0),
     }
 }
 

@@ -198,6 +198,29 @@ async fn a_single_process_needs_no_redis() {
 }
 
 #[tokio::test]
+async fn a_pardon_from_before_the_restart_outweighs_late_copies_of_what_it_answered() {
+    let late = of_session(1);
+    let scope = Scope::Session(session(1));
+    // What it announced to exempt is over long since.
+    let pardon = Pardon { scope, decided_at: late.decided_at, until: late.decided_at };
+    let config = config::Revocation::default();
+    let board = Revocations::start_with(&config, Vec::new(), vec![pardon]).await.unwrap();
+    board.revoke(late.clone()).await.unwrap();
+    assert!(!is_refused(&board, 1));
+    let after = late.decided_at.plus(Duration::from_millis(1));
+    assert!(board.is_pardoned_since(&scope, late.decided_at));
+    assert!(!board.is_pardoned_since(&scope, after));
+    assert!(!board.is_pardoned_since(&Scope::Session(session(2)), Timestamp(0)));
+    board.revoke(Revocation { decided_at: after, ..late.clone() }).await.unwrap();
+    assert!(is_refused(&board, 1), "what was decided since counts");
+    assert!(!board.is_pardoned_since(&scope, late.decided_at));
+    // One that is older than anything that is tried again is let go.
+    let old = Pardon { scope, decided_at: crate::clock::ago(PARDON_KEPT), until: late.decided_at };
+    let board = Revocations::start_with(&config, Vec::new(), vec![old]).await.unwrap();
+    assert!(!board.is_pardoned_since(&scope, Timestamp(0)));
+}
+
+#[tokio::test]
 async fn a_full_board_says_so_and_still_starts() {
     let config = config::Revocation { entries_max: 2, ..config::Revocation::default() };
     let board = Revocations::start(&config, vec![of_session(1), of_session(2), of_session(3)]).await.unwrap();

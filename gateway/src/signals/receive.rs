@@ -9,7 +9,7 @@ use super::{Asked, shows_bearer};
 use crate::clock;
 use crate::config::{self, SignalMode, reference};
 use crate::edge;
-use crate::outbox::Outbox;
+use crate::outbox::{Offered, Outbox};
 use crate::proxy::identity::login::Login;
 use crate::proxy::identity::signed::{self, Signatory, Unbelieved};
 use crate::proxy::limits::network_of;
@@ -201,7 +201,7 @@ impl Receiver {
             tracing::warn!(issuer = from.settings.issuer, "a security event's subject is not understood");
             return Ok("subject");
         };
-        let Some(reached) = self.reach(from, about).await? else {
+        let Some(reached) = self.reach(from, about, at).await? else {
             tracing::warn!(
                 issuer = from.settings.issuer,
                 "a security event is about another issuer's people"
@@ -216,6 +216,7 @@ impl Receiver {
         if reached.is_empty() {
             return Ok("unknown");
         }
+        let mut all_pardoned = true;
         for (place, identity) in (0u8..).zip(reached) {
             let number = self.secret.token(&[b"signal", &name.0, &[part, place]]);
             let mut bytes = [0; 10];
@@ -234,18 +235,29 @@ impl Receiver {
                 until: clock::now().plus(self.life),
             };
             let id = incident.id.clone();
-            if !self.outbox.offer(incident) {
-                return Err(Refused::Later("it is being recorded, or the store is behind"));
+            match self.outbox.offer(incident).await {
+                Offered::Taken | Offered::Known => all_pardoned = false,
+                Offered::Pardoned => continue,
+                Offered::Later(why) => return Err(Refused::Later(why)),
             }
             if !self.outbox.is_carried_out(&id, CARRIED_OUT_WAIT).await {
                 return Err(Refused::Later("the store does not answer"));
             }
         }
-        Ok(if from.mode() == Mode::Enforce { "done" } else { "shadow" })
+        Ok(match from.mode() {
+            Mode::Enforce if all_pardoned => "pardoned",
+            Mode::Enforce => "done",
+            Mode::Shadow => "shadow",
+        })
     }
 
-    /// The pseudonyms of what an event is about. `None`: the transmitter may not speak of it.
-    async fn reach(&self, from: &Transmitter, about: &About) -> Result<Option<Vec<Identity>>, Refused> {
+    /// The pseudonyms of what an event of this moment is about. `None`: the transmitter may not speak of it.
+    async fn reach(
+        &self,
+        from: &Transmitter,
+        about: &About,
+        at: Timestamp,
+    ) -> Result<Option<Vec<Identity>>, Refused> {
         let identity = |session, subject, token| Identity {
             session,
             subject,
@@ -272,7 +284,7 @@ impl Receiver {
                 }
                 let subject =
                     person.as_ref().map(|Person { issuer, sub }| signed::subject(&self.secret, issuer, sub));
-                let mut sessions = self.sessions_at(issuer, sid).await?;
+                let mut sessions = self.sessions_at(issuer, sid, at).await?;
                 if self.tokens_name_sessions {
                     sessions.push(signed::session(&self.secret, issuer, "sid", sid));
                 }
@@ -286,9 +298,9 @@ impl Receiver {
         })
     }
 
-    async fn sessions_at(&self, issuer: &str, sid: &str) -> Result<Vec<SessionId>, Refused> {
+    async fn sessions_at(&self, issuer: &str, sid: &str, at: Timestamp) -> Result<Vec<SessionId>, Refused> {
         let Some(login) = &self.login else { return Ok(Vec::new()) };
-        login.sessions_at(issuer, sid).await.map_err(|_| Refused::Later("the logins cannot be looked up"))
+        login.sessions_at(issuer, sid, at).await.map_err(|_| Refused::Later("the logins cannot be looked up"))
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     AuditRecord, BoardEffect, IncidentRow, ProfileRow, ProfileVersion, Step, StepState, StoreError,
     audit_word, in_force_until,
 };
-use crate::revocation::{Revocation, Scope};
+use crate::revocation::{Pardon, Revocation, Scope};
 use gaitway_models::Timestamp;
 use gaitway_policies::Incident;
 use gaitway_policies::engine::Action;
@@ -214,6 +214,23 @@ macro_rules! implement_store {
                     sql::push_active(&mut active, row)?;
                 }
                 Ok(active)
+            }
+
+            async fn pardons(
+                &self,
+                since: gaitway_models::Timestamp,
+            ) -> Result<Vec<crate::revocation::Pardon>, crate::store::StoreError> {
+                let rows = sqlx::query(sql::SELECT_PARDONS)
+                    .bind(sql::milliseconds(since))
+                    .bind(sql::REVOCATIONS_MAX)
+                    .fetch_all(&self.reader)
+                    .await
+                    .map_err($error)?;
+                let mut pardons = Vec::with_capacity(rows.len());
+                for row in &rows {
+                    sql::push_pardon(&mut pardons, row)?;
+                }
+                Ok(pardons)
             }
 
             async fn queue_signal(
@@ -511,6 +528,9 @@ pub(super) const SELECT_ACTIVE: &str = "SELECT i.id, i.at_ms, i.until_ms, i.sess
     AND p.subject = i.subject AND p.at_ms >= i.at_ms) THEN 1 ELSE 0 END AS BIGINT) AS subject_pardoned \
     FROM gaitway_incidents AS i WHERE i.effect = 'revoke' AND i.until_ms > $1 ORDER BY i.number DESC LIMIT $2";
 
+pub(super) const SELECT_PARDONS: &str = "SELECT at_ms, until_ms, session, subject, token FROM gaitway_incidents \
+    WHERE effect = 'pardon' AND at_ms > $1 ORDER BY number DESC LIMIT $2";
+
 /// A pardon outlives every revocation it lifted: without it, the next start would put the
 /// revocation back in force.
 pub(super) const PRUNE_INCIDENTS: &str = "DELETE FROM gaitway_incidents WHERE number IN (\
@@ -797,6 +817,28 @@ where
         decided_at,
         until,
     }));
+    Ok(())
+}
+
+pub(super) fn push_pardon<R>(pardons: &mut Vec<Pardon>, row: &R) -> Result<(), StoreError>
+where
+    R: Row,
+    for<'r> String: Decode<'r, R::Database>,
+    String: Type<R::Database>,
+    for<'r> i64: Decode<'r, R::Database>,
+    i64: Type<R::Database>,
+    for<'c> &'c str: ColumnIndex<R>,
+{
+    let decided_at = timestamp(column(row, "at_ms")?);
+    let until = timestamp(column(row, "until_ms")?);
+    let mut scopes = vec![Scope::Session(pseudonym(&column::<String, R>(row, "session")?)?)];
+    if let Some(token) = column::<Option<String>, R>(row, "token")? {
+        scopes.push(Scope::Token(pseudonym(&token)?));
+    }
+    if let Some(subject) = column::<Option<String>, R>(row, "subject")? {
+        scopes.push(Scope::Subject { subject: pseudonym(&subject)?, before: decided_at });
+    }
+    pardons.extend(scopes.into_iter().map(|scope| Pardon { scope, decided_at, until }));
     Ok(())
 }
 

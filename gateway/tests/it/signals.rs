@@ -4,7 +4,7 @@
 use crate::app::App;
 use crate::gateway::{Gateway, eventually};
 use crate::login::{Browser, Site};
-use crate::servers::{Provider, free_port};
+use crate::servers::{Provider, Redis, free_port};
 use axum::Router;
 use axum::routing::post;
 use reqwest::{Client, Response, StatusCode};
@@ -27,7 +27,7 @@ fn now() -> u64 {
 
 /// An app whose tokens a provider issues, behind a gateway that listens to that provider.
 struct Shop {
-    provider: Provider,
+    provider: Arc<Provider>,
     gateway: Gateway,
     http: Client,
     _app: App,
@@ -41,7 +41,13 @@ impl Shop {
         Shop::behind(provider, receive, transmit, &[]).await
     }
 
-    async fn behind(provider: Provider, receive: &str, transmit: &str, environment: &[(&str, &str)]) -> Shop {
+    async fn behind(
+        provider: impl Into<Arc<Provider>>,
+        receive: &str,
+        transmit: &str,
+        environment: &[(&str, &str)],
+    ) -> Shop {
+        let provider = provider.into();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("password"), PASSWORD).unwrap();
         let issuer = provider.url("");
@@ -58,7 +64,31 @@ impl Shop {
             shop.gateway.metric("gaitway_tokens_verified_total", "").await >= 1.0
         })
         .await;
+        shop.until_events_are_taken().await;
         shop
+    }
+
+    /// Another gateway that listens to the same provider.
+    async fn beside(&self, more: &str, environment: &[(&str, &str)]) -> Shop {
+        Shop::behind(self.provider.clone(), ENFORCED, more, environment).await
+    }
+
+    /// Pushes what concerns nobody until its answer says that keys, store and board are there.
+    async fn until_events_are_taken(&self) {
+        let mut claims = self.event("probe", &self.iss_sub("nobody"), now());
+        claims["events"] = json!({VERIFICATION: {}});
+        self.push_until_taken(&self.signed(&claims).await).await;
+    }
+
+    /// As a transmitter does: again while the answer is that it should.
+    async fn push_until_taken(&self, event: &str) {
+        let mut status = StatusCode::SERVICE_UNAVAILABLE;
+        eventually("the event is taken", async || {
+            status = self.push(event).await.status();
+            status != StatusCode::SERVICE_UNAVAILABLE
+        })
+        .await;
+        assert_eq!(status, StatusCode::ACCEPTED);
     }
 
     async fn token(&self, sub: &str, sid: &str, iat: u64) -> String {
@@ -92,6 +122,18 @@ impl Shop {
         let request = self.http.post(self.gateway.url("/_gaitway/signals/events"));
         let request = request.header("content-type", "application/secevent+jwt").body(token.to_owned());
         request.send().await.unwrap()
+    }
+
+    /// An operator pardons what the one event did that nobody has pardoned yet.
+    async fn pardon(&self) {
+        let told = self.told("incidents").await;
+        let is_new = |row: &&Value| row["incident"]["rule"] == "signal" && row["pardoned"].is_null();
+        let row = told["incidents"].as_array().unwrap().iter().find(is_new).expect("an event did something");
+        let id = row["incident"]["id"].as_str().unwrap();
+        let url = format!("http://{}/api/incidents/{id}/pardon", self.gateway.ops);
+        let body = json!({"why": "a test asked"});
+        let answer = self.http.post(url).bearer_auth(PASSWORD).json(&body).send().await.unwrap();
+        assert!(answer.status().is_success());
     }
 
     /// What the operators' API says.
@@ -149,17 +191,117 @@ async fn an_event_ends_the_one_session_it_names_and_is_one_incident_however_ofte
         (&audit["records"][0]["what"], &audit["records"][0]["who"]),
         (&json!("revoke"), &incident["by"])
     );
-    // An operator undoes it like any other, and the same event does not undo that.
-    let request = shop.http.post(format!(
-        "http://{}/api/incidents/{}/pardon",
-        shop.gateway.ops,
-        incident["id"].as_str().unwrap()
-    ));
-    let pardoned = request.bearer_auth(PASSWORD).json(&json!({"why": "a test asked"})).send().await.unwrap();
-    assert!(pardoned.status().is_success());
-    eventually("the pardon counts", async || shop.visit(&phone).await == StatusCode::OK).await;
-    assert_eq!(shop.push(&event).await.status(), StatusCode::ACCEPTED);
-    assert_eq!(shop.visit(&phone).await, StatusCode::OK);
+}
+
+/// Whom an event is about, and what is told of it.
+fn subjects(shop: &Shop) -> [(&'static str, Value); 2] {
+    let session = json!({"format": "opaque", "id": "s-session"});
+    let complex = json!({"format": "complex", "user": shop.iss_sub("of-session"), "session": session});
+    [("session", complex), ("person", shop.iss_sub("of-person"))]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_comes_again_never_undoes_a_pardon_not_even_after_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let place = format!("data: {}\n", data.path().display());
+    let mut shop = Shop::start(ENFORCED, &place).await;
+    let mut told = Vec::new();
+    for (name, subject) in subjects(&shop) {
+        let token = shop.token(&format!("of-{name}"), &format!("s-{name}"), now() - 100).await;
+        let claims = shop.event(name, &subject, now());
+        let event = shop.signed(&claims).await;
+        assert_eq!(shop.visit(&token).await, StatusCode::OK);
+        assert_eq!(shop.push(&event).await.status(), StatusCode::ACCEPTED);
+        assert_eq!(shop.visit(&token).await, StatusCode::UNAUTHORIZED, "{name}");
+        shop.pardon().await;
+        eventually("the pardon counts", async || shop.visit(&token).await == StatusCode::OK).await;
+        assert_eq!(shop.push(&event).await.status(), StatusCode::ACCEPTED);
+        assert_eq!(shop.visit(&token).await, StatusCode::OK, "{name}, the same event");
+        told.push((name, token, claims, event));
+    }
+    let incidents = shop.told("incidents").await["incidents"].as_array().unwrap().len();
+    for end in ["TERM", "KILL"] {
+        shop.gateway.signal(end);
+        shop.gateway.wait();
+        shop = Shop::behind(shop.provider, ENFORCED, &place, &[]).await;
+        for (name, token, claims, event) in &told {
+            assert_eq!(shop.push(event).await.status(), StatusCode::ACCEPTED);
+            assert_eq!(shop.visit(token).await, StatusCode::OK, "{name}, after a restart by {end}");
+            // Nor under another number: it happened before the pardon.
+            let mut claims = claims.clone();
+            claims["jti"] = json!(format!("{name}-{end}"));
+            let renamed = shop.signed(&claims).await;
+            assert_eq!(shop.push(&renamed).await.status(), StatusCode::ACCEPTED);
+            assert_eq!(shop.visit(token).await, StatusCode::OK, "{name}, renamed, after a restart by {end}");
+        }
+    }
+    let now_known = shop.told("incidents").await;
+    assert_eq!(now_known["incidents"].as_array().unwrap().len(), incidents, "{now_known}");
+    // What happened after the pardon counts.
+    for (name, token, claims, _) in &told {
+        let mut claims = claims.clone();
+        claims["jti"] = json!(format!("{name}-later"));
+        claims["iat"] = json!(now() + 1);
+        claims["events"] = json!({REVOKED: {}});
+        assert_eq!(shop.push(&shop.signed(&claims).await).await.status(), StatusCode::ACCEPTED);
+        assert_eq!(shop.visit(token).await, StatusCode::UNAUTHORIZED, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_reaches_every_replica_and_undoes_a_pardon_on_none() {
+    let mut redis = Redis::start();
+    let shared = format!("revocation:\n  redis: {}\n", redis.url());
+    let secret = [("GAITWAY_SECRET", "replicas share this secret of enough bytes")];
+    let first =
+        Shop::behind(Provider::start(&json!({"gateway": "http://127.0.0.1:1"})), ENFORCED, &shared, &secret)
+            .await;
+    let mut second = first.beside(&shared, &secret).await;
+    let mut told = Vec::new();
+    for (name, subject) in subjects(&first) {
+        let token = first.token(&format!("of-{name}"), &format!("s-{name}"), now() - 100).await;
+        let bob = first.token("bob", "s-bob", now() - 100).await;
+        let event = first.signed(&first.event(name, &subject, now())).await;
+        for shop in [&first, &second] {
+            assert_eq!(shop.visit(&token).await, StatusCode::OK);
+        }
+        assert_eq!(first.push(&event).await.status(), StatusCode::ACCEPTED);
+        assert_eq!(first.visit(&token).await, StatusCode::UNAUTHORIZED);
+        eventually("the other replica refuses, too", async || {
+            second.visit(&token).await == StatusCode::UNAUTHORIZED
+        })
+        .await;
+        assert_eq!(second.visit(&bob).await, StatusCode::OK);
+        first.pardon().await;
+        for shop in [&first, &second] {
+            eventually("the pardon counts", async || shop.visit(&token).await == StatusCode::OK).await;
+        }
+        told.push((token, event));
+    }
+    let check = async |second: &Shop, when: &str| {
+        for (token, event) in &told {
+            second.push_until_taken(event).await;
+            for shop in [&first, second] {
+                assert_eq!(shop.visit(token).await, StatusCode::OK, "{when}");
+            }
+        }
+    };
+    check(&second, "sent to the other replica").await;
+    second = first.beside(&shared, &secret).await;
+    check(&second, "sent to a replica that has just started").await;
+    // A Redis that lost all is given back what the replicas know, pardons too.
+    let records = |redis: &Redis| redis.dump().matches("revocation:").count();
+    let known = records(&redis);
+    redis.restart();
+    eventually("all is back", async || records(&redis) == known).await;
+    second = first.beside(&shared, &secret).await;
+    check(&second, "sent to a replica that started after Redis lost all").await;
+    // While a pardon may be unknown, nothing is acted on, and the transmitter comes again.
+    redis.kill();
+    second = first.beside(&shared, &secret).await;
+    let (token, event) = &told[0];
+    assert_eq!(second.push(event).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(second.visit(token).await, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -365,12 +507,20 @@ async fn a_providers_event_ends_the_login_of_its_own_session() {
     });
     let asked = json!({"header": {"typ": "secevent+jwt"}, "payload": claims});
     let event = site.provider.door("sign", &asked).await;
-    let push = async |bearer: &str| {
+    let send = async |bearer: &str, event: &str| {
         let request = Client::new().post(site.url("/_gaitway/signals/events")).bearer_auth(bearer);
-        let request = request.header("content-type", "application/secevent+jwt").body(event.clone());
+        let request = request.header("content-type", "application/secevent+jwt").body(event.to_owned());
         request.send().await.unwrap().status()
     };
+    let push = async |bearer: &str| send(bearer, &event).await;
     assert_eq!(push("a guess").await, StatusCode::UNAUTHORIZED);
+    // What was said before she logged in is not about this login, though the provider calls both the same.
+    let mut before = claims.clone();
+    before["jti"] = json!("e0");
+    before["events"] = json!({REVOKED: {"event_timestamp": now() - 100}});
+    let asked = json!({"header": {"typ": "secevent+jwt"}, "payload": before});
+    let before = site.provider.door("sign", &asked).await;
+    assert_eq!(send("the gateway and the provider share this", &before).await, StatusCode::ACCEPTED);
     assert_eq!(alice.fetch(&site.url("/json")).await.status(), StatusCode::OK);
     assert_eq!(push("the gateway and the provider share this").await, StatusCode::ACCEPTED);
     assert_eq!(alice.fetch(&site.url("/json")).await.status(), StatusCode::UNAUTHORIZED);

@@ -7,7 +7,7 @@ use crate::stand_ins::{Answer, MemorySink, Switch};
 use gaitway::alert::{AlertSink, AppSink, LogSink, MailSink};
 use gaitway::clock;
 use gaitway::config::{Alerts, AppLogout, Config, Mail, MailEncryption};
-use gaitway::outbox::{Outbox, OutboxLimits};
+use gaitway::outbox::{Offered, Outbox, OutboxLimits};
 use gaitway::revocation::Revocations;
 use gaitway::store::{IncidentRow, PostgresStore, SqliteStore, Step, StepState, Store};
 use gaitway_models::Timestamp;
@@ -245,13 +245,46 @@ async fn a_full_queue_makes_the_shard_wait_and_drops_nothing() {
     for person in 0..20 {
         let other =
             with(logout(100, now()), |incident| incident.identity.subject = Some(SubjectId([person; 16])));
-        assert!(!outbox.offer(other), "in whichever lane: whoever can come again later has to");
+        let offered = outbox.offer(other).await;
+        assert!(matches!(offered, Offered::Later(_)), "in whichever lane: {offered:?}");
     }
     room.store.is_down.store(false, Ordering::SeqCst);
     submitting.await.unwrap();
     until("told", async || sink.told().len() == 50).await;
-    until("taken", async || outbox.offer(logout(100, now()))).await;
+    until("taken", async || outbox.offer(logout(100, now())).await == Offered::Taken).await;
     until("told", async || sink.told().len() == 51).await;
+}
+
+#[tokio::test]
+async fn what_is_offered_again_is_carried_out_once_and_never_against_a_pardon() {
+    let room = Room::new().await;
+    let outbox = room.outbox(Vec::new()).await;
+    let event = logout(1, now());
+    assert_eq!(outbox.offer(event.clone()).await, Offered::Taken);
+    assert!(outbox.is_carried_out(&event.id, Duration::from_secs(60)).await);
+    assert!(room.refuses(&event));
+    let pardon = with(logout(2, now()), |incident| {
+        incident.action = Action::Pardon;
+        incident.identity = event.identity.clone();
+    });
+    outbox.submit(pardon).await;
+    until("pardoned", async || !room.refuses(&event)).await;
+    assert_eq!(outbox.offer(event.clone()).await, Offered::Known);
+    let renamed = with(event.clone(), |incident| incident.id = "G-renamed".into());
+    assert_eq!(outbox.offer(renamed).await, Offered::Pardoned);
+    outbox.drain(Duration::from_secs(60)).await;
+    // Another process with an empty board, as after a restart, but for what it reads from the store.
+    let pardons = room.store.pardons(Timestamp(0)).await.unwrap();
+    let config = gaitway::config::Revocation::default();
+    let board = Revocations::start_with(&config, Vec::new(), pardons).await.unwrap();
+    let outbox = Outbox::start(room.store.clone(), board.clone(), Vec::new(), quick()).await;
+    assert_eq!(outbox.offer(event.clone()).await, Offered::Known);
+    let renamed = with(event.clone(), |incident| incident.id = "G-renamed".into());
+    assert_eq!(outbox.offer(renamed).await, Offered::Pardoned);
+    assert!(board.check(&event.identity, now()).is_none());
+    let since = with(event, |incident| (incident.id, incident.at) = ("G-since".into(), now()));
+    assert_eq!(outbox.offer(since.clone()).await, Offered::Taken, "what happened after the pardon");
+    until("refused", async || board.check(&since.identity, now()).is_some()).await;
 }
 
 #[tokio::test]
@@ -261,11 +294,14 @@ async fn what_is_offered_again_and_again_leaves_the_shards_their_room() {
     let limits = OutboxLimits { record_wait: Duration::from_secs(3600), ..quick() };
     let outbox = Outbox::start(store, room.board.clone(), Vec::new(), limits).await;
     // The store neither takes nor refuses: nothing counts as behind.
-    assert!(outbox.offer(logout(0, now())));
+    assert_eq!(outbox.offer(logout(0, now())).await, Offered::Taken);
     for _ in 0..2_000 {
-        assert!(!outbox.offer(logout(0, now())), "once is enough");
+        assert!(matches!(outbox.offer(logout(0, now())).await, Offered::Later(_)), "once is enough");
     }
-    let taken = (1..=255).filter(|number| outbox.offer(logout(*number, now()))).count();
+    let mut taken = 0;
+    for number in 1..=255 {
+        taken += usize::from(outbox.offer(logout(number, now())).await == Offered::Taken);
+    }
     assert_eq!(taken, 63, "and many at once are not everything");
     // They are one person's, in one lane, as is what a shard decides.
     let decided = with(logout(1, now()), |incident| incident.id = "G-decided".into());

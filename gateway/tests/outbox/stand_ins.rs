@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use gaitway::alert::{AlertError, AlertSink};
-use gaitway::revocation::Revocation;
+use gaitway::revocation::{Pardon, Revocation};
 use gaitway::store::{
     AuditRecord, BudgetTrip, IncidentFilter, IncidentRow, ProfileRow, ProfileVersion, Step, Store, StoreError,
 };
@@ -177,6 +177,9 @@ impl Store for Switch {
     }
     async fn active_revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, StoreError> {
         self.read()?.active_revocations(now).await
+    }
+    async fn pardons(&self, since: Timestamp) -> Result<Vec<Pardon>, StoreError> {
+        self.read()?.pardons(since).await
     }
     async fn queue_signal(
         &self,

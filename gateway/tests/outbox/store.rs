@@ -2,7 +2,7 @@
 
 use crate::incidents::{logout, with};
 use crate::postgres::Postgres;
-use gaitway::revocation::Scope;
+use gaitway::revocation::{Pardon, Scope};
 use gaitway::store::{
     self, AuditRecord, BudgetTrip, IncidentFilter, PostgresStore, SqliteStore, Step, StepState, Store,
     StoreError,
@@ -55,6 +55,7 @@ const CLAIMS: &[(&str, Claim)] = claims![
     a_revocation_is_in_force_until_the_token_expires,
     logout_everywhere_is_in_force_for_the_subject,
     a_pardon_lifts_what_was_before_it_and_nothing_after,
+    pardons_come_back_with_all_that_they_lifted,
     a_pardon_shows_on_the_incident,
     the_audit_trail_names_every_revocation_pardon_and_shadow_decision,
     pruning_keeps_what_is_unfinished_or_in_force,
@@ -239,6 +240,25 @@ async fn a_pardon_lifts_what_was_before_it_and_nothing_after(store: &dyn Store) 
     let again = with(logout(1, later(3)), |incident| incident.id = "G-again".into());
     store.record(&again, &[]).await.unwrap();
     assert_eq!(sessions(later(4)).await, ["G-again", "G-again", "G-002", "G-002"]);
+}
+
+async fn pardons_come_back_with_all_that_they_lifted(store: &dyn Store) {
+    let pardon =
+        |number, seconds| with(logout(number, later(seconds)), |incident| incident.action = Action::Pardon);
+    store.record(&logout(9, later(1)), &[]).await.unwrap();
+    store.record(&pardon(1, 1), &[]).await.unwrap();
+    store.record(&pardon(2, 2), &[]).await.unwrap();
+    let nobody = with(pardon(3, 3), |incident| {
+        (incident.identity.token, incident.identity.subject) = (None, None);
+    });
+    store.record(&nobody, &[]).await.unwrap();
+    let lifted = |incident: &Incident| {
+        let (decided_at, until) = (incident.at, incident.until);
+        store::scopes_of(incident).into_iter().map(move |scope| Pardon { scope, decided_at, until })
+    };
+    let expected: Vec<Pardon> = lifted(&nobody).chain(lifted(&pardon(2, 2))).collect();
+    assert_eq!(expected.len(), 4);
+    assert_eq!(store.pardons(later(1)).await.unwrap(), expected);
 }
 
 async fn a_pardon_shows_on_the_incident(store: &dyn Store) {

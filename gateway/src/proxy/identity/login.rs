@@ -477,15 +477,27 @@ impl Login {
         }))
     }
 
-    /// The sessions here of one session at the provider, if this is the provider's issuer.
-    pub async fn sessions_at(&self, issuer: &str, sid: &str) -> Result<Vec<SessionId>, VaultError> {
+    /// The sessions here of one session at the provider, if this is the provider's issuer, but for those that
+    /// the provider let begin after the moment.
+    pub async fn sessions_at(
+        &self,
+        issuer: &str,
+        sid: &str,
+        at: Timestamp,
+    ) -> Result<Vec<SessionId>, VaultError> {
         let mut sessions = Vec::new();
         if issuer != self.provider.issuer() {
             return Ok(sessions);
         }
         for place in 0..PLACES {
             let id = self.vault.get(Kind::ProviderSession, &self.place(sid, place)).await?;
-            sessions.extend(id.and_then(|id| id.try_into().ok()).map(SessionId));
+            let Some(id) = id.and_then(|id| <[u8; 16]>::try_from(id).ok()) else { continue };
+            let record = self.vault.get(Kind::Login, &id).await?;
+            let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+            // Providers tell the time in whole seconds.
+            if record.is_none_or(|record| record.began_at.0 / 1000 <= at.0 / 1000) {
+                sessions.push(SessionId(id));
+            }
         }
         Ok(sessions)
     }
