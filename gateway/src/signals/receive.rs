@@ -26,6 +26,7 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -43,7 +44,10 @@ pub struct Receiver {
     /// Events that were dealt with, so that one that comes again costs nothing. The incident's number, made
     /// from the event, is what makes it safe.
     seen: Cache<TokenId, ()>,
-    posts: Mutex<Posts>,
+    /// Senders that have shown a transmitter's bearer token, and events that were asked for.
+    known: Door,
+    /// Everybody else: what they send takes nothing from the known.
+    strangers: Door,
 }
 
 struct Transmitter {
@@ -97,7 +101,8 @@ impl Receiver {
             outbox,
             life: Duration::from_secs(config.revocation.default_ttl_seconds.max(logins)),
             seen: Cache::new(SEEN_MAX),
-            posts: Mutex::default(),
+            known: Door::default(),
+            strangers: Door::default(),
         }))
     }
 
@@ -115,34 +120,28 @@ impl Receiver {
 
     /// RFC 8935: 202 once an event is recorded, 400 with a code for one that is wrong.
     pub(super) async fn take_push(&self, asked: &Asked<'_>) -> Response<Bytes> {
-        let lets = self.posts.lock().unwrap_or_else(PoisonError::into_inner).lets(asked.from, clock::now());
-        if !lets {
+        let sender = self.sender(asked);
+        let is_known = sender.as_ref().is_ok_and(|(from, _)| from.push_bearer.is_some());
+        let door = if is_known { &self.known } else { &self.strangers };
+        if !door.lets(asked.from, clock::now()) {
             count("none", "limit");
             return again(StatusCode::TOO_MANY_REQUESTS);
         }
-        match self.pushed(asked).await {
+        let taken = match sender {
+            Ok((from, text)) => self.take(from, text).await,
+            Err(refused) => Err(refused),
+        };
+        match taken {
             Ok(_) => edge::empty(StatusCode::ACCEPTED),
-            Err(Refused::Later(why)) => {
-                tracing::warn!(why, "a security event is not taken now; it should be sent again");
-                count("none", "later");
-                again(StatusCode::SERVICE_UNAVAILABLE)
-            }
-            Err(Refused::Wrong(code, why)) => {
-                tracing::warn!(why, "a security event is refused");
-                count("none", "refused");
-                let status = match code {
-                    "authentication_failed" => StatusCode::UNAUTHORIZED,
-                    _ => StatusCode::BAD_REQUEST,
-                };
-                let body = serde_json::json!({"err": code, "description": why});
-                let mut response = edge::json(status, &body.to_string());
-                response.headers_mut().insert(header::CONTENT_LANGUAGE, HeaderValue::from_static("en"));
-                response
+            Err(refused) => {
+                door.note(&refused, clock::now());
+                refused.answer()
             }
         }
     }
 
-    async fn pushed(&self, asked: &Asked<'_>) -> Result<bool, Refused> {
+    /// Whose event it claims to be, and its token. Where a bearer token is set, it was shown.
+    fn sender<'a>(&self, asked: &'a Asked<'_>) -> Result<(&Transmitter, &'a str), Refused> {
         let kind = asked.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
         if !kind.is_some_and(|kind| kind.starts_with(b"application/secevent+jwt")) {
             return Err(Refused::Wrong("invalid_request", "the body is not application/secevent+jwt"));
@@ -155,7 +154,7 @@ impl Receiver {
         if from.push_bearer.as_ref().is_some_and(|bearer| !shows_bearer(asked.headers, bearer)) {
             return Err(Refused::Wrong("authentication_failed", "the bearer token is missing or wrong"));
         }
-        self.take(from, text).await
+        Ok((from, text))
     }
 
     /// Believes, records and carries out one event token; whether it is a new one.
@@ -346,6 +345,23 @@ impl Transmitter {
     }
 }
 
+impl Refused {
+    fn answer(&self) -> Response<Bytes> {
+        let (code, why) = match self {
+            Refused::Later(_) => return again(StatusCode::SERVICE_UNAVAILABLE),
+            Refused::Wrong(code, why) => (*code, *why),
+        };
+        let status = match code {
+            "authentication_failed" => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        let body = serde_json::json!({"err": code, "description": why});
+        let mut response = edge::json(status, &body.to_string());
+        response.headers_mut().insert(header::CONTENT_LANGUAGE, HeaderValue::from_static("en"));
+        response
+    }
+}
+
 impl From<Unbelieved> for Refused {
     fn from(why: Unbelieved) -> Refused {
         match why {
@@ -432,15 +448,12 @@ impl Receiver {
                     any_new |= is_new;
                     request.ack.push(name.clone());
                 }
-                Err(Refused::Wrong(err, description)) => {
-                    tracing::warn!(why = description, "a security event is refused");
-                    count("none", "refused");
-                    request.set_errs.insert(name.clone(), SetError { err, description });
-                }
-                // Not acknowledged, it comes again; those behind it need not wait for that.
-                Err(Refused::Later(why)) => {
-                    tracing::warn!(why, "a security event is not taken now");
-                    count("none", "later");
+                Err(refused) => {
+                    self.known.note(&refused, clock::now());
+                    // Not acknowledged, it comes again; those behind it need not wait for that.
+                    if let Refused::Wrong(err, description) = refused {
+                        request.set_errs.insert(name.clone(), SetError { err, description });
+                    }
                 }
             }
         }
@@ -486,6 +499,37 @@ impl Poll {
 }
 
 // ---- limits
+
+/// What one kind of senders may take up, of the log too.
+#[derive(Default)]
+struct Door {
+    posts: Mutex<Posts>,
+    /// The minute of the last line about a refusal.
+    noted: AtomicU64,
+}
+
+impl Door {
+    fn lets(&self, from: IpAddr, now: Timestamp) -> bool {
+        self.posts.lock().unwrap_or_else(PoisonError::into_inner).lets(from, now)
+    }
+
+    /// Counts a refusal. One a minute is told; how many there were, the metric tells.
+    fn note(&self, refused: &Refused, now: Timestamp) {
+        let (outcome, why) = match refused {
+            Refused::Later(why) => ("later", why),
+            Refused::Wrong(_, why) => ("refused", why),
+        };
+        count("none", outcome);
+        let minute = now.0 / 60_000;
+        if self.noted.swap(minute, Ordering::Relaxed) != minute {
+            tracing::warn!(
+                outcome,
+                why,
+                "a security event is not taken; others of this minute are only counted"
+            );
+        }
+    }
+}
 
 /// Posts of the present minute.
 #[derive(Default)]
@@ -552,6 +596,50 @@ const POLL_RETRY_MAX: Duration = Duration::from_secs(300);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::outbox::OutboxLimits;
+    use crate::revocation::Revocations;
+    use crate::store::SqliteStore;
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use http::{HeaderMap, Method};
+
+    #[tokio::test]
+    async fn strangers_who_send_many_take_nothing_from_who_shows_the_bearer_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("t.sqlite")).await.unwrap());
+        let board = Revocations::start(&config::Revocation::default(), Vec::new()).await.unwrap();
+        let outbox = Outbox::start(store, board, Vec::new(), OutboxLimits::default()).await;
+        let mut config = Config::default();
+        config.signals.receive = vec![config::Receive {
+            issuer: "https://issuer.example".into(),
+            jwks_url: "https://127.0.0.1:1/jwks".into(),
+            push_bearer: Some("the provider knows us".into()),
+            ..config::Receive::default()
+        }];
+        let secret = Arc::new(InstallSecret::from_text(&[7; 32], "test").unwrap());
+        let receiver = Receiver::start(&config, secret, None, outbox).unwrap();
+        let body = [r#"{"alg":"RS256"}"#, r#"{"iss":"https://issuer.example"}"#, "x"]
+            .map(|part| URL_SAFE_NO_PAD.encode(part))
+            .join(".");
+        let push = async |bearer: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, "application/secevent+jwt".parse().unwrap());
+            headers.insert(header::AUTHORIZATION, format!("Bearer {bearer}").parse().unwrap());
+            let body = Bytes::from(body.clone());
+            let from = IpAddr::from([192, 0, 2, 1]);
+            let asked = Asked { method: &Method::POST, path: "", headers: &headers, from, body };
+            receiver.take_push(&asked).await.status()
+        };
+        let mut refused = 0;
+        // A minute may end meanwhile.
+        while push("a guess").await == StatusCode::UNAUTHORIZED {
+            refused += 1;
+            assert!(refused < 4 * POSTS_PER_ADDRESS_MAX, "nothing limits strangers");
+        }
+        assert!(refused >= POSTS_PER_ADDRESS_MAX);
+        assert_eq!(push("the provider knows us").await, StatusCode::BAD_REQUEST, "looked at");
+    }
 
     #[test]
     fn one_address_over_its_limit_takes_nothing_from_others() {

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 const PASSWORD: &str = "operators share this password";
 const REVOKED: &str = "https://schemas.openid.net/secevent/caep/event-type/session-revoked";
 const VERIFICATION: &str = "https://schemas.openid.net/secevent/ssf/event-type/verification";
+const BEARER: &str = "the provider knows us";
 const SHOP: &str = "https://shop.example";
 
 fn now() -> u64 {
@@ -119,7 +120,12 @@ impl Shop {
     }
 
     async fn push(&self, token: &str) -> Response {
-        let request = self.http.post(self.gateway.url("/_gaitway/signals/events"));
+        self.push_as(BEARER, token).await
+    }
+
+    /// Shown where it is not asked for, a bearer token does no harm.
+    async fn push_as(&self, bearer: &str, token: &str) -> Response {
+        let request = self.http.post(self.gateway.url("/_gaitway/signals/events")).bearer_auth(bearer);
         let request = request.header("content-type", "application/secevent+jwt").body(token.to_owned());
         request.send().await.unwrap()
     }
@@ -400,6 +406,23 @@ async fn what_is_not_proved_or_not_understood_ends_nothing() {
     // The honest one, at last, so that what came before was not refused for some other reason.
     assert_eq!(shop.push(&shop.signed(&honest).await).await.status(), StatusCode::ACCEPTED);
     assert_eq!(shop.visit(&alice).await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_fill_no_log() {
+    let provider = Provider::start(&json!({"gateway": "http://127.0.0.1:1"}));
+    let receive = format!("{ENFORCED}      push_bearer: ${{env:TEST_PUSH}}\n");
+    let shop = Shop::behind(provider, &receive, "", &[("TEST_PUSH", BEARER)]).await;
+    let event = shop.signed(&shop.event("e1", &shop.iss_sub("alice"), now())).await;
+    let begun = Instant::now();
+    for _ in 0..200 {
+        assert_eq!(shop.push_as("a guess", &event).await.status(), StatusCode::UNAUTHORIZED);
+    }
+    let minutes = begun.elapsed().as_secs() / 60 + 2;
+    assert_eq!(shop.push(&event).await.status(), StatusCode::ACCEPTED);
+    let lines = shop.gateway.log_text().matches("a security event is not taken").count();
+    assert!((1..=minutes).contains(&(lines as u64)), "{lines} lines");
+    assert!(shop.gateway.metric("gaitway_signals_received_total", "outcome=\"refused\"").await >= 200.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,11 +15,14 @@ use gaitway_models::Timestamp;
 use gaitway_policies::{SessionId, SubjectId, TokenId};
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// Whose signature is checked; its keys are followed until this is dropped.
 pub struct Signatory {
     keys: Arc<Keys>,
     rules: Rules,
+    /// Anybody may send a token that names a key of their own invention.
+    key_waits: Semaphore,
     follower: tokio::task::JoinHandle<()>,
 }
 
@@ -62,7 +65,7 @@ impl Signatory {
             require_expiry: false,
             token_bytes_max: TOKEN_BYTES_MAX,
         };
-        Ok(Signatory { keys, rules, follower })
+        Ok(Signatory { keys, rules, key_waits: Semaphore::new(KEY_WAITS_MAX), follower })
     }
 
     /// Refuses what is plainly no token of this type from it for us. Costs no signature check, and proves
@@ -76,14 +79,20 @@ impl Signatory {
     }
 
     /// The claims of a token that passed [`Signatory::glance`], once its signature is checked. A key that is
-    /// not known is fetched first.
+    /// not known is fetched first; where many wait for theirs, one more does not.
     pub async fn open(
         &self,
         token: &str,
         kind: &str,
         now: Timestamp,
     ) -> Result<Map<String, Value>, Unbelieved> {
-        match open(token, &self.keys, &self.rules, &[kind], now).await {
+        let mut opened = token::open(token, &self.keys.current(), &self.rules, &[kind], now);
+        if matches!(opened, Err(Rejection::UnknownKey))
+            && let Ok(_waiting) = self.key_waits.try_acquire()
+        {
+            opened = open(token, &self.keys, &self.rules, &[kind], now).await;
+        }
+        match opened {
             Ok(claims) => Ok(claims.all),
             Err(Rejection::UnknownKey) if self.keys.current().len() == 0 => Err(Unbelieved::KeysUnknown),
             Err(rejection) => Err(rejection.into()),
@@ -163,10 +172,28 @@ fn named(text: &str) -> Vec<u8> {
     [b"t", text.as_bytes()].concat()
 }
 
+/// Tokens of one signer that wait for a key at the same time; after a change of keys the rest come again.
+const KEY_WAITS_MAX: usize = 16;
+
 #[cfg(test)]
 mod tests {
     use super::super::issuer::{Issuer, NOW, NOW_SECONDS, rules};
     use super::*;
+    use futures_util::FutureExt;
+
+    #[tokio::test]
+    async fn only_so_many_tokens_wait_for_a_key_that_nobody_knows() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}/jwks", nobody.local_addr().unwrap());
+        let signatory = Signatory::start("https://issuer.example", "me", &address).unwrap();
+        let token = Issuer::p256().token(r#"{"alg":"ES256","typ":"secevent+jwt","kid":"mine"}"#, "{}");
+        let open = || Box::pin(signatory.open(&token, "secevent+jwt", NOW));
+        let mut waiting: Vec<_> = (0..KEY_WAITS_MAX).map(|_| open()).collect();
+        assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
+        assert_eq!(open().now_or_never().unwrap().unwrap_err(), Unbelieved::KeysUnknown);
+        waiting.pop();
+        assert!(open().now_or_never().is_none(), "there is room again");
+    }
 
     #[test]
     fn what_another_names_has_the_pseudonyms_that_its_tokens_have() {
