@@ -15,6 +15,7 @@ use crate::store::{
 };
 use budget::{Budget, Plan};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use gaitway_models::Timestamp;
 use gaitway_policies::Incident;
 use rand::Rng;
@@ -402,18 +403,16 @@ impl Work {
     /// Revokes or pardons all but the `lifted` scopes, and writes the outcome into the step.
     async fn apply(&self, incident: &Incident, step: &mut Step, lifted: &[Scope]) {
         step.attempts = step.attempts.saturating_add(1);
+        // All at once: where the backend is out of reach, each is in force here before it waits to hear so.
         let applied = async {
-            if step.name == PARDON {
-                for scope in self.pardoned_scopes(incident).await {
-                    self.revocations.pardon(scope, incident.until).await?;
-                }
+            let outcomes: Vec<Result<(), RevocationError>> = if step.name == PARDON {
+                let scopes = self.pardoned_scopes(incident).await;
+                join_all(scopes.into_iter().map(|scope| self.revocations.pardon(scope, incident.until))).await
             } else {
-                let revocations = revocations_of(incident);
-                for revocation in revocations.into_iter().filter(|one| !lifted.contains(&one.scope)) {
-                    self.revocations.revoke(revocation).await?;
-                }
-            }
-            Ok::<(), RevocationError>(())
+                let wanted = revocations_of(incident).into_iter().filter(|one| !lifted.contains(&one.scope));
+                join_all(wanted.map(|revocation| self.revocations.revoke(revocation))).await
+            };
+            outcomes.into_iter().collect::<Result<(), RevocationError>>()
         };
         let outcome = match tokio::time::timeout(self.limits.board_wait, applied).await {
             Ok(Ok(())) => {

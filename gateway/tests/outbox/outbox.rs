@@ -389,6 +389,10 @@ async fn an_unreachable_board_is_tried_again_until_it_answers() {
     let incident = logout(1, now());
     outbox.submit(incident.clone()).await;
     until("in force here", async || board.check(&incident.identity, now()).is_some()).await;
+    let everywhere = with(logout(2, now()), |incident| incident.action = Action::LogoutEverywhere);
+    outbox.submit(everywhere.clone()).await;
+    let elsewhere = logout(3, Timestamp(everywhere.at.0 - 1)).identity;
+    until("all that it reaches", async || board.check(&elsewhere, now()).is_some()).await;
     until("tried again", async || {
         let row = room.store.incident("G-001").await.unwrap();
         row.is_some_and(|row| row.steps[0].attempts > 2 && row.steps[0].state == StepState::Pending)
