@@ -1,5 +1,6 @@
 //! Redis fails over again and again under three gateways that serve people and end sessions meanwhile.
-//! Real Sentinels choose the new master; the old one is killed, frozen and paused in turn.
+//! Real Sentinels choose the new master; the old one is killed, frozen and paused in turn. And one of two
+//! gateways is cut off from Redis, by a way that stays open and carries nothing.
 //!
 //! `FAILOVERS=20 cargo test -p gaitway --test it failovers -- --nocapture` prints what it measured;
 //! `make check-failover` does that.
@@ -7,7 +8,7 @@
 use crate::app::App;
 use crate::gateway::{DEADLINE, Gateway, eventually, signal};
 use crate::revocation::{Operator, Person, settings};
-use crate::servers::free_port;
+use crate::servers::{self, Relay, free_port};
 use gaitway::secret::InstallSecret;
 use reqwest::{Client, StatusCode};
 use std::collections::BTreeMap;
@@ -229,7 +230,6 @@ impl Seen {
 
     /// Ends sessions, each known to every gateway, at one of them.
     async fn end_sessions(self: Arc<Seen>, gateways: Vec<Arc<Gateway>>, which: usize) {
-        let secret = InstallSecret::from_text(SECRET.as_bytes(), "the test").unwrap();
         while !self.is_over() {
             let mut person = Person::log_in("bot");
             person.http = gateways_client();
@@ -237,17 +237,7 @@ impl Seen {
                 let answer = person.get(gateway, "/json").send().await.unwrap();
                 assert_eq!(answer.status(), StatusCode::OK);
             }
-            let claim = format!("t{}", person.sid);
-            let session = secret.session(&[b"claim", b"shop", b"sid", claim.as_bytes()]);
-            let path = format!("/sessions/{session}/revoke");
-            // The engine hears of the session a moment after the request.
-            let deadline = Instant::now() + DEADLINE;
-            let mut decided = Instant::now();
-            while !Operator::post(&gateways[which], &path).await.is_success() {
-                assert!(Instant::now() < deadline, "the revocation is not acknowledged");
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                decided = Instant::now();
-            }
+            let decided = act_on(&person, &gateways[which], "revoke").await;
             let ended = Ended { person, decided, acknowledged: Instant::now(), refused: [None; 3] };
             self.ended.lock().unwrap().push(ended);
             tokio::time::sleep(REVOKE_EVERY).await;
@@ -282,6 +272,23 @@ impl Seen {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
+}
+
+/// An operator revokes or pardons a session that the gateway has served; when that was decided.
+async fn act_on(person: &Person, gateway: &Gateway, action: &str) -> Instant {
+    let secret = InstallSecret::from_text(SECRET.as_bytes(), "the test").unwrap();
+    let claim = format!("t{}", person.sid);
+    let session = secret.session(&[b"claim", b"shop", b"sid", claim.as_bytes()]);
+    let path = format!("/sessions/{session}/{action}");
+    // The engine hears of the session a moment after the request.
+    let deadline = Instant::now() + DEADLINE;
+    let mut decided = Instant::now();
+    while !Operator::post(gateway, &path).await.is_success() {
+        assert!(Instant::now() < deadline, "the decision is not acknowledged");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        decided = Instant::now();
+    }
+    decided
 }
 
 fn told(what: &str, mut latencies: Vec<Duration>) {
@@ -362,4 +369,82 @@ async fn failovers_let_no_ended_session_through_lose_no_revocation_and_log_nobod
             assert!(!person.is_refused(gateway).await);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_cut_off_from_redis_logs_nobody_out_and_forgets_no_revocation() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = App::start().await;
+    let redis = servers::Redis::start();
+    let relay = Relay::before(&redis).await;
+    let start = |url: &str| {
+        let settings =
+            settings(directory.path(), &format!("revocation:\n  redis: {url}\nlog:\n  access: false\n"));
+        Arc::new(Gateway::start_with(&app.url(), &settings, &[("GAITWAY_SECRET", SECRET)]))
+    };
+    let (cut_off, other) = (start(&relay.url()), start(&redis.url()));
+    let both = [&cut_off, &other];
+    let log_in = async |name: &str| {
+        let person = Person::log_in(name);
+        for gateway in both {
+            assert!(!person.is_refused(gateway).await, "{name}");
+        }
+        person
+    };
+    let until_refused = async |who: &Person, gateway: &Gateway| {
+        eventually("the session is refused", async || who.is_refused(gateway).await).await;
+    };
+    let (known, excused) = (log_in("known").await, log_in("excused").await);
+    for person in [&known, &excused] {
+        act_on(person, &other, "revoke").await;
+        for gateway in both {
+            until_refused(person, gateway).await;
+        }
+    }
+    let (ended_here, ended_there) = (log_in("here").await, log_in("there").await);
+    let people: Arc<Vec<Person>> = Arc::new((0..PEOPLE).map(|n| Person::log_in(&format!("p{n}"))).collect());
+    let seen = Arc::new(Seen::default());
+    let mut load = tokio::task::JoinSet::new();
+    for gateway in both {
+        load.spawn(Arc::clone(&seen).visit(Arc::clone(gateway), Arc::clone(&people), 0));
+    }
+
+    relay.cut(true);
+    let begun = Instant::now();
+    act_on(&ended_here, &cut_off, "revoke").await;
+    act_on(&ended_there, &other, "revoke").await;
+    act_on(&excused, &cut_off, "pardon").await;
+    until_refused(&ended_here, &cut_off).await;
+    until_refused(&ended_there, &other).await;
+    eventually("it is noticed", async || cut_off.metric("gaitway_revocation_backend_up", "").await == 0.0)
+        .await;
+    // For longer than anything waits, a connection or an attempt.
+    while begun.elapsed() < BOUND {
+        for gateway in both {
+            assert!(known.is_refused(gateway).await);
+        }
+        assert!(ended_here.is_refused(&cut_off).await && ended_there.is_refused(&other).await);
+        assert!(!excused.is_refused(&cut_off).await && excused.is_refused(&other).await);
+        assert!(!ended_there.is_refused(&cut_off).await, "as nobody can tell it");
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+    relay.cut(false);
+    until_refused(&ended_there, &cut_off).await;
+    until_refused(&ended_here, &other).await;
+    eventually("the pardon arrives", async || !excused.is_refused(&other).await).await;
+    let served = seen.served.load(Ordering::Relaxed);
+    eventually("everybody was served since", async || {
+        seen.served.load(Ordering::Relaxed) > served + 4 * PEOPLE
+    })
+    .await;
+    for gateway in both {
+        assert!(known.is_refused(gateway).await);
+        assert!(ended_here.is_refused(gateway).await && ended_there.is_refused(gateway).await);
+        assert!(!excused.is_refused(gateway).await);
+    }
+    seen.over.store(true, Ordering::Relaxed);
+    while let Some(done) = load.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(*seen.unserved.lock().unwrap(), BTreeMap::new(), "somebody was not served");
 }

@@ -8,6 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -93,6 +97,56 @@ impl Redis {
 impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// The way between a gateway and Redis. Cut, it stays open at both ends and carries nothing either way, as a
+/// firewall that has lost its state does: nobody is told, and new connections are taken and lead nowhere.
+pub struct Relay {
+    port: u16,
+    is_cut: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    pub async fn before(redis: &Redis) -> Relay {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, server) = (listener.local_addr().unwrap().port(), redis.port);
+        let (is_cut, cut) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let mut ways = JoinSet::new();
+            while let Ok((here, _)) = listener.accept().await {
+                let Ok(there) = tokio::net::TcpStream::connect(("127.0.0.1", server)).await else { continue };
+                let ((here_in, here_out), (there_in, there_out)) = (here.into_split(), there.into_split());
+                ways.spawn(carry(here_in, there_out, cut.clone()));
+                ways.spawn(carry(there_in, here_out, cut.clone()));
+            }
+        });
+        Relay { port, is_cut, task }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn cut(&self, is_cut: bool) {
+        self.is_cut.send_replace(is_cut);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One direction of one connection, while it is not cut.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cut: watch::Receiver<bool>) {
+    let mut bytes = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if cut.wait_for(|is_cut| !is_cut).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
     }
 }
 
