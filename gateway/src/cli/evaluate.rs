@@ -31,6 +31,9 @@ pub struct EvaluateArgs {
     /// Task site: share of the windows learnt from that are hidden bots, 0 to 0.3
     #[arg(long, default_value_t = 0.0)]
     contaminate: f32,
+    /// Task site: draws hidden bots, recorders and trees anew; the model's own seed if left out
+    #[arg(long)]
+    seed: Option<u64>,
     /// Folder for report.json and report.html
     #[arg(long, default_value = "report")]
     report: PathBuf,

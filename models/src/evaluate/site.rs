@@ -110,11 +110,13 @@ pub struct Unlearnt {
     pub share: Figure,
 }
 
-/// Evaluates a model's bank and the learning itself on each source.
+/// Evaluates a model's bank and the learning itself on each source. The seed draws hidden bots, recorders
+/// and trees; without one it is the model's own.
 pub fn evaluate(
     artifact: &[u8],
     recordings: &[Recording],
     contaminate: f32,
+    seed: Option<u64>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, EvaluateError> {
     if recordings.is_empty() {
@@ -124,7 +126,7 @@ pub fn evaluate(
     base.card.experts.clear();
     base.forests.clear();
     base.people.clear();
-    let seed = base.card.recipe.seed;
+    let seed = seed.unwrap_or(base.card.recipe.seed);
     let trial = Trial { base, recordings, contaminate, seed };
     let sources: BTreeSet<&str> =
         recordings.iter().filter(|r| r.label == Label::Human).map(|r| r.source.as_str()).collect();
@@ -574,7 +576,8 @@ mod tests {
             recording(format!("bot {i}"), "elsewhere", Some(kind), Visitor::bot(kind, 60 + i))
         });
         let recordings: Vec<Recording> = people.chain(bots).collect();
-        let report = evaluate(crate::DEFAULT_MODEL, &recordings, 0.1, &mut |_| ()).unwrap();
+        let report = evaluate(crate::DEFAULT_MODEL, &recordings, 0.1, Some(2), &mut |_| ()).unwrap();
+        assert_eq!(report.seed, 2);
         let [site] = &report.sites[..] else { panic!("{report:?}") };
         assert_eq!((site.source.as_str(), site.people, site.lessons.len()), ("here", 24, 2));
         assert!(site.lessons.iter().all(|lesson| lesson.hidden_windows > 0), "{:?}", site.lessons);

@@ -633,7 +633,7 @@ fn weights(whose: &[String], people: usize) -> Vec<f32> {
     raw.iter().enumerate().map(|(i, weight)| half * weight / totals[usize::from(i >= people)]).collect()
 }
 
-/// Above all but a hundredth of the people, and from there some of the way to the bank's bots: the next
+/// Above all but a fiftieth of the people, and from there some of the way to the bank's bots: the next
 /// people differ from these by more than these among themselves, and the more so the fewer these are.
 /// `own` is sorted; `people` is their effective number.
 fn threshold(own: &[f32], mut bank: Vec<f32>, people: f32) -> f32 {
@@ -674,10 +674,11 @@ const CUT_MIN: f32 = 0.75;
 const VOTES_MIN: f32 = 0.25;
 /// Cleaning looks for bots among at most this share of the windows.
 const BOTS_SHARE_MAX: f32 = 0.25;
-const WINDOW_FALSE_ALARM: f32 = 0.01;
+const WINDOW_FALSE_ALARM: f32 = 0.02;
 /// Of the way from people to bots: what many people need, and one alone. Chosen on three to twenty of
-/// SapiMouse's people, so that at most about one in fifty windows of the others lies above.
-const TOWARDS_BOTS: (f32, f32) = (0.1, 0.5);
+/// SapiMouse's people, so that on average at most one in fifty windows of the others lies above, however
+/// many taught.
+const TOWARDS_BOTS: (f32, f32) = (0.1, 0.45);
 /// Nats for a score of one above the threshold.
 const NATS: f32 = 2.0;
 const OCTAVE: f32 = 2.0;
@@ -786,7 +787,7 @@ mod tests {
         assert!(effective([1000, 1, 1, 1, 1, 1].into_iter()) < 1.1, "five passers-by are no people");
         let (own, bank): (Vec<f32>, Vec<f32>) = (vec![0.0; 200], vec![4.0; 50]);
         let at = |people| threshold(&own, bank.clone(), people);
-        assert_eq!((at(1.0), at(4.0), at(100.0)), (2.0, 1.0, 0.4));
+        assert_eq!((at(1.0), at(4.0), at(100.0)), (1.8, 0.9, 0.4));
     }
 
     #[test]

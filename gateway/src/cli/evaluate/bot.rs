@@ -219,6 +219,7 @@ mod tests {
             data,
             task: Task::Bot,
             contaminate: 0.0,
+            seed: None,
             sources: None,
             report: report.clone(),
             card: Some(card.clone()),

@@ -68,6 +68,7 @@ mod tests {
             data,
             task,
             contaminate: 0.0,
+            seed: None,
             sources: None,
             report: report.clone(),
             card: None,

@@ -11,7 +11,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
     ensure!((0.0..=0.3).contains(&args.contaminate), "--contaminate takes a share from 0 to 0.3");
     let model = read_model(args)?;
     let recordings = dataset::read(&args.data, args.sources.as_deref())?;
-    let report = evaluate(&model, &recordings, args.contaminate, &mut show_progress)?;
+    let report = evaluate(&model, &recordings, args.contaminate, args.seed, &mut show_progress)?;
     write_report(args, &report, &page(&report))
 }
 
