@@ -165,6 +165,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             candidate: candidate.map(Arc::new),
             standings: standings.clone(),
             outbox: outbox.clone(),
+            revocations: revocations.clone(),
             recorder: recorder.clone(),
             profiles: knows_people.then(|| profiles.clone()),
             trip: store.budget_trip().await.context("reading whether the logout budget was used up")?,

@@ -194,6 +194,12 @@ impl Revocations {
         known.is_some_and(|known| known.is_pardon && known.decided_at >= moment)
     }
 
+    /// Until when a pardon announced to keep rules away from the session, if it does now. Memory only.
+    pub fn exempt_until(&self, session: &SessionId, now: Timestamp) -> Option<Timestamp> {
+        let known = self.board.get(&Key::Session(*session))?;
+        (known.is_pardon && known.until > now).then_some(known.until)
+    }
+
     /// Whether the decisions of all replicas are known here, as far as can be told.
     pub fn is_caught_up(&self) -> bool {
         match &self.backend {

@@ -7,6 +7,7 @@ use crate::clock;
 use crate::outbox::Outbox;
 use crate::profiles::{Loaded, Profiles, Register};
 use crate::recorder::{Recorder, Tap};
+use crate::revocation::Revocations;
 use crate::standing::Standings;
 use crate::store::BudgetTrip;
 use gaitway_models::Detector;
@@ -41,6 +42,7 @@ pub struct Parts {
     pub candidate: Option<Arc<Detector>>,
     pub standings: Arc<Standings>,
     pub outbox: Arc<Outbox>,
+    pub revocations: Arc<Revocations>,
     /// `None`: nothing is recorded.
     pub recorder: Option<Arc<Recorder>>,
     /// `None`: no session knows its person.
@@ -104,6 +106,7 @@ impl Shards {
                     engine,
                     standings: parts.standings.clone(),
                     outbox: parts.outbox.clone(),
+                    revocations: parts.revocations.clone(),
                     tap: parts.recorder.as_ref().map(Recorder::tap),
                     memory: memory.clone(),
                     register: parts.profiles.as_ref().map(|profiles| profiles.register(count)),
@@ -208,6 +211,7 @@ struct Shard {
     engine: Engine,
     standings: Arc<Standings>,
     outbox: Arc<Outbox>,
+    revocations: Arc<Revocations>,
     tap: Option<Tap>,
     memory: SharedMemory,
     register: Option<Register>,
@@ -294,6 +298,13 @@ impl Shard {
                     let _ = own.send(Message::Profile(loaded)).await;
                 }
             });
+        }
+        // The engine knows live sessions only; the board knows who was pardoned before a pause or a restart.
+        if let Input::Batch { identity, .. } | Input::Request { identity, .. } = &input
+            && self.engine.identity(&identity.session).is_none()
+            && let Some(until) = self.revocations.exempt_until(&identity.session, now)
+        {
+            self.engine.open_pardoned(&mut self.effects, now, identity.clone(), until);
         }
         self.engine.handle(&mut self.effects, now, input);
         if let (Some(tap), Some(copied)) = (&mut self.tap, copied) {

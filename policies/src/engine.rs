@@ -408,6 +408,22 @@ impl Engine {
         &self.policies
     }
 
+    /// Opens a session that was pardoned before it came here, or came back: rules leave it alone until then.
+    /// What a pardon says of what was seen before it, it says of nothing from now on.
+    pub fn open_pardoned(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        now: Timestamp,
+        identity: Identity,
+        until: Timestamp,
+    ) {
+        let session = self.open(effects, now, identity);
+        if let Some(tracked) = self.sessions.get_mut(&session) {
+            tracked.pardoned_until = Some(until);
+        }
+        self.check_invariants();
+    }
+
     pub fn handle(&mut self, effects: &mut Vec<Effect>, now: Timestamp, input: Input) {
         if self.latest.since(now) > CLOCK_BACK_MAX {
             self.handle_clock_set_back(effects, now);

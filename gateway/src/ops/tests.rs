@@ -82,6 +82,7 @@ impl TestOps {
             candidate: None,
             standings: Arc::new(Standings::new()),
             outbox: outbox.clone(),
+            revocations: revocations.clone(),
             recorder: None,
             profiles: None,
             trip: None,

@@ -285,3 +285,43 @@ async fn a_reload_drops_no_socket_and_judges_nobody_without_new_evidence() {
     let status = Operator::get(&gateway, "/status").await;
     assert_eq!(rows["incidents"][0]["incident"]["policy_version"], status["in_force"]["policy_version"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pardon_keeps_rules_away_after_a_pause_and_after_a_restart() {
+    let everybody = "rules:\n  - {name: everybody, when: session.age >= 0.0, action: logout, mode: enforce, reason: all}\nbudget: {logouts_per_minute_max: 100, logouts_share_max: 100%}\n";
+    let (app, place, data) = (App::start().await, Place::new(everybody), tempfile::tempdir().unwrap());
+    let settings = place.settings("limits:\n  session_idle_ms: 1000\n");
+    let start = || Gateway::start_in(&app.url(), &settings, data.path());
+    let mut gateway = start();
+    let alice = Person::log_in("alice");
+    eventually("the rule logs her out", async || alice.is_refused(&gateway).await).await;
+    let incidents = async |gateway: &Gateway| {
+        Operator::get(gateway, "/incidents").await["incidents"].as_array().unwrap().clone()
+    };
+    let first = incidents(&gateway).await;
+    let id = first[0]["incident"]["id"].as_str().unwrap();
+    assert!(Operator::post(&gateway, &format!("/incidents/{id}/pardon")).await.is_success());
+    eventually("the pardon counts", async || !alice.is_refused(&gateway).await).await;
+    let known = incidents(&gateway).await.len();
+    let is_listed = async |gateway: &Gateway| {
+        !Operator::get(gateway, "/sessions").await["sessions"].as_array().unwrap().is_empty()
+    };
+    for after in ["a pause", "a restart"] {
+        if after == "a restart" {
+            gateway.signal("TERM");
+            assert!(gateway.wait());
+            gateway = start();
+        }
+        eventually("she is forgotten", async || !is_listed(&gateway).await).await;
+        // What is listed was judged.
+        eventually("she is seen again", async || {
+            assert!(!alice.is_refused(&gateway).await, "{after}");
+            is_listed(&gateway).await
+        })
+        .await;
+        assert!(!alice.is_refused(&gateway).await, "{after}");
+        assert_eq!(incidents(&gateway).await.len(), known, "{after}");
+    }
+    let bob = Person::log_in("bob");
+    eventually("the rule is still there", async || bob.is_refused(&gateway).await).await;
+}

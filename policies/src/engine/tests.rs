@@ -243,6 +243,17 @@ fn a_peers_word_moves_only_sessions_that_are_here() {
 }
 
 #[test]
+fn a_session_that_comes_back_pardoned_is_left_alone_until_the_pardon_ends() {
+    let mut story = Story::with(LOGOUT);
+    let until = Timestamp(story.now.0 + MINUTE);
+    story.engine.open_pardoned(&mut Vec::new(), story.now, identity(1), until);
+    assert_eq!(story.evidence(1, 9.0).said(), "");
+    assert_eq!(story.engine.session(&SessionId([1; 16])).unwrap().pardoned_until, Some(until));
+    story.after(MINUTE);
+    assert_eq!(story.evidence(1, 9.0).said(), "enforce/logout/out deny");
+}
+
+#[test]
 fn the_breaker_drops_to_shadow_loudly_and_comes_back_by_hand() {
     let mut story = Story::full(&format!(
         "mode: enforce\nrules:\n{LOGOUT}budget: {{logouts_per_minute_max: 1, logouts_share_max: 100%}}\n"
