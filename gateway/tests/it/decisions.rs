@@ -4,8 +4,8 @@
 use crate::app::App;
 use crate::gateway::{DEADLINE, Gateway, eventually};
 use crate::recording::{gaitway, visit};
-use crate::revocation::{Operator, Person, settings};
-use crate::servers::Smtp;
+use crate::revocation::{Operator, Person, SECRET, settings};
+use crate::servers::{Redis, Smtp};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -286,10 +286,12 @@ async fn a_reload_drops_no_socket_and_judges_nobody_without_new_evidence() {
     assert_eq!(rows["incidents"][0]["incident"]["policy_version"], status["in_force"]["policy_version"]);
 }
 
+/// Logs out whoever comes.
+const EVERYBODY: &str = "rules:\n  - {name: everybody, when: session.age >= 0.0, action: logout, mode: enforce, reason: all}\nbudget: {logouts_per_minute_max: 100, logouts_share_max: 100%}\n";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pardon_keeps_rules_away_after_a_pause_and_after_a_restart() {
-    let everybody = "rules:\n  - {name: everybody, when: session.age >= 0.0, action: logout, mode: enforce, reason: all}\nbudget: {logouts_per_minute_max: 100, logouts_share_max: 100%}\n";
-    let (app, place, data) = (App::start().await, Place::new(everybody), tempfile::tempdir().unwrap());
+    let (app, place, data) = (App::start().await, Place::new(EVERYBODY), tempfile::tempdir().unwrap());
     let settings = place.settings("limits:\n  session_idle_ms: 1000\n");
     let start = || Gateway::start_in(&app.url(), &settings, data.path());
     let mut gateway = start();
@@ -324,4 +326,26 @@ async fn a_pardon_keeps_rules_away_after_a_pause_and_after_a_restart() {
     }
     let bob = Person::log_in("bob");
     eventually("the rule is still there", async || bob.is_refused(&gateway).await).await;
+    assert!(!alice.is_refused(&gateway).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pardon_keeps_rules_away_on_a_replica_that_never_saw_the_session() {
+    let (app, place, redis) = (App::start().await, Place::new(EVERYBODY), Redis::start());
+    let settings = place.settings(&format!("revocation:\n  redis: {}\n", redis.url()));
+    let start = || Gateway::start_with(&app.url(), &settings, SECRET);
+    let first = start();
+    let alice = Person::log_in("alice");
+    eventually("the rule logs her out", async || alice.is_refused(&first).await).await;
+    let told = Operator::get(&first, "/incidents").await;
+    let id = told["incidents"][0]["incident"]["id"].as_str().unwrap();
+    assert!(Operator::post(&first, &format!("/incidents/{id}/pardon")).await.is_success());
+    eventually("the pardon counts", async || !alice.is_refused(&first).await).await;
+    let second = start();
+    assert!(!alice.is_refused(&second).await);
+    // What is listed was judged.
+    Operator::only_session(&second).await;
+    let bob = Person::log_in("bob");
+    eventually("the rule is there, too", async || bob.is_refused(&second).await).await;
+    assert!(!alice.is_refused(&second).await);
 }

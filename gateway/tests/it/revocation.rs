@@ -18,7 +18,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 const KEY: &str = "the shop signs its tokens with this key";
 pub const PASSWORD: &str = "operators share this password";
 /// Replicas share one secret, so that they agree on pseudonyms.
-const SECRET: &[(&str, &str)] = &[("GAITWAY_SECRET", "replicas share this secret of enough bytes")];
+pub const SECRET: &[(&str, &str)] = &[("GAITWAY_SECRET", "replicas share this secret of enough bytes")];
 
 pub fn settings(directory: &Path, more: &str) -> String {
     std::fs::write(directory.join("key"), KEY).unwrap();
