@@ -68,6 +68,8 @@ pub struct OpsState {
     metrics_public: bool,
     /// Address under which operators reach the page, if it is not an IP address or localhost.
     ops_url: Option<String>,
+    /// The model in force was last found to drift.
+    drifting: AtomicBool,
     /// Set when the gateway drains: load balancers should send nobody here any more.
     draining: AtomicBool,
 }
@@ -154,6 +156,7 @@ impl OpsState {
             door: Door::new(password),
             metrics_public: config.ops.metrics_public,
             ops_url: config.alerts.ops_url.clone(),
+            drifting: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }))
     }

@@ -11,6 +11,7 @@ use crate::revocation::Revocations;
 use crate::standing::Standings;
 use crate::store::BudgetTrip;
 use gaitway_models::Detector;
+use gaitway_models::drift::Drift;
 use gaitway_models::replay::{MEMORY_SHINGLES, Memory, SharedMemory};
 use gaitway_policies::budget::Cap;
 use gaitway_policies::engine::{Action, EngineLimits, Mode, OperatorAction, SessionSummary};
@@ -55,6 +56,8 @@ pub struct Parts {
 pub struct Shards {
     senders: Vec<mpsc::Sender<Message>>,
     budget: SharedBudget,
+    detector: Arc<Detector>,
+    candidate: Option<Arc<Detector>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +120,8 @@ impl Shards {
                 sender
             })
             .collect();
-        Arc::new(Shards { senders, budget })
+        let (detector, candidate) = (parts.detector.clone(), parts.candidate.clone());
+        Arc::new(Shards { senders, budget, detector, candidate })
     }
 
     /// Hands an input over without waiting. False: the shard is full and the input was shed.
@@ -179,6 +183,11 @@ impl Shards {
     /// The budget all shards draw on; tells whether and why enforcement is off.
     pub fn budget(&self) -> &SharedBudget {
         &self.budget
+    }
+
+    /// How far the people who come have moved from those who taught the model in force, and the candidate.
+    pub fn drift(&self) -> (Drift, Option<Drift>) {
+        (self.detector.drift(), self.candidate.as_ref().map(|candidate| candidate.drift()))
     }
 
     /// Lets policies enforce again after the budget tripped.

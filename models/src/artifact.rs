@@ -6,6 +6,7 @@
 //! numbers little endian. A file without a background is of format 2, one without strata and bank too of format
 //! 1, which older builds read. Must not know: where the bytes lie.
 
+use crate::drift;
 use crate::features::{self, Channel};
 use crate::forest::{Forest, ForestError, Leaves, read_u32};
 use crate::hand;
@@ -75,6 +76,9 @@ pub struct Card {
     /// The background of people; written from it when a model is encoded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owners: Option<OwnersCard>,
+    /// Where the scores of the people who taught it lay: what drift is measured against. Older files lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<drift::Learnt>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -376,6 +380,9 @@ fn check_card(card: &Card) -> Result<(), ArtifactError> {
     };
     if !card.experts.iter().all(sound) {
         return Err(ArtifactError::Numbers("calibration"));
+    }
+    if card.drift.as_ref().is_some_and(|learnt| !learnt.is_sound(card.population.len())) {
+        return Err(ArtifactError::Numbers("counts that drift is measured on"));
     }
     Ok(())
 }

@@ -4,15 +4,17 @@
 //! the stratum it learnt, says nothing, and saying nothing adds nothing. Must not know: policies.
 
 use crate::artifact::{Artifact, Asks, Distance, ExpertChannel, Span, short_hash};
+use crate::drift::{Drift, Tally, Watch};
 use crate::features::{self, FEATURE_COUNT, FEATURES, Feature};
 use crate::forest::{FEATURES_MAX, Forest, Slots};
 use crate::owner::Owners;
-use crate::population::{Device, Population, Shape, Verdict};
+use crate::population::{Device, Kind, Population, Shape, Verdict};
 use crate::profile::{Ending, Profile};
 use crate::sequential::{WINDOW_NATS_MAX, cusum};
 use crate::session::{LedgerReason, Session, Window, WindowRow};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The running model: forests, calibration, feature ranges.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub struct Detector {
     model: String,
     usual: [(f32, f32); FEATURE_COUNT],
     owners: Option<Owners>,
+    /// Of all shards; `None` if the model kept nothing to hold it against.
+    watch: Option<Mutex<Watch>>,
 }
 
 /// What is known about a session now. Scores are `None` until there is evidence.
@@ -166,8 +170,8 @@ impl Detector {
     pub fn assess(&self, now: Timestamp, session: &mut Session) -> Assessment {
         for window in session.take_windows() {
             let device = Device::of(session.environment());
-            let Some(judgement) = self.judge(&window, device) else { continue };
             let ledger = &mut session.ledger;
+            let Some(judgement) = self.judge(&window, device, &mut ledger.tally) else { continue };
             ledger.evidence = cusum(ledger.evidence, judgement.log_ratio);
             ledger.scored = ledger.scored.saturating_add(1);
             ledger.score = Some(probability(judgement.log_ratio));
@@ -211,6 +215,19 @@ impl Detector {
         doubt.learn(self.owners.as_ref()?, ending)
     }
 
+    /// Counts a session that is over towards drift, or, if it did not end `well` (as a bot, for one), as left out.
+    pub fn close(&self, session: &Session, well: bool) {
+        let well = well && !session.environment().is_some_and(|environment| environment.automation);
+        if let Some(watch) = &self.watch {
+            lock(watch).close(&session.ledger.tally, well);
+        }
+    }
+
+    /// How far this site's people have moved from those who taught the model.
+    pub fn drift(&self) -> Drift {
+        self.watch.as_ref().map_or_else(Drift::default, |watch| lock(watch).drift())
+    }
+
     /// Evidence at which a session is called a bot, nats.
     pub fn threshold(&self) -> f32 {
         self.threshold
@@ -247,6 +264,7 @@ impl Detector {
     }
 
     pub(crate) fn new(artifact: Artifact, model: String) -> Detector {
+        let watch = Watch::new(&artifact).map(Mutex::new);
         let learnt = artifact.forests.into_iter().zip(artifact.people);
         let experts = artifact.card.experts.iter().zip(learnt).map(|(card, (forest, people))| Expert {
             channel: card.channel,
@@ -280,18 +298,24 @@ impl Detector {
             model,
             usual,
             owners: artifact.owners,
+            watch,
         }
     }
 
-    fn judge(&self, window: &Window, device: Device) -> Option<Judgement> {
+    fn judge(&self, window: &Window, device: Device, tally: &mut Tally) -> Option<Judgement> {
         let mut contributions = [0.0; FEATURE_COUNT];
         let mut says = [None; crate::artifact::EXPERTS_MAX + 1];
         let site = self.population.find(window, device);
-        if let Ok((stratum, row)) = site {
+        if let Ok((at, stratum, row)) = site {
             stratum.explain(&row.features, &mut contributions);
-            let log_ratio = stratum.nats(stratum.score(&row.features));
+            let score = stratum.score(&row.features);
+            tally.add(Some((at, stratum.card.tenth(score))));
+            let log_ratio = stratum.nats(score);
             says[crate::artifact::EXPERTS_MAX] = Some((ExpertChannel::Pointer, log_ratio));
         } else if matches!(site, Err(Verdict::Unknown)) {
+            if Kind::of_window(window).is_some() {
+                tally.add(None);
+            }
             return None;
         }
         // Where the site has taught, what others moved like no longer counts.
@@ -339,6 +363,11 @@ impl Detector {
             text: sentence(feature, value, low, high, reason.contribution),
         }
     }
+}
+
+/// Counts are whole whatever panicked beside them.
+fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
+    watch.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One forest at work.

@@ -5,6 +5,7 @@
 
 pub mod bot;
 pub mod compare;
+pub mod drift;
 pub mod keystroke;
 pub mod replay;
 pub mod site;

@@ -7,6 +7,7 @@ pub mod artifact;
 pub mod dataset;
 pub mod detector;
 pub mod doubt;
+pub mod drift;
 pub mod evaluate;
 pub mod event;
 pub mod features;

@@ -134,16 +134,16 @@ impl Population {
     pub fn judge(&self, window: &Window, device: Device) -> Verdict {
         self.find(window, device).map_or_else(
             |verdict| verdict,
-            |(stratum, row)| Verdict::Says(stratum.nats(stratum.score(&row.features))),
+            |(_, stratum, row)| Verdict::Says(stratum.nats(stratum.score(&row.features))),
         )
     }
 
-    /// The stratum that may judge a window, and the row it reads.
+    /// The stratum that may judge a window, which one it is, and the row it reads.
     pub(crate) fn find<'a, 'b>(
         &'a self,
         window: &'b Window,
         device: Device,
-    ) -> Result<(&'a Stratum, &'b WindowRow), Verdict> {
+    ) -> Result<(usize, &'a Stratum, &'b WindowRow), Verdict> {
         if self.is_empty() {
             return Err(Verdict::Untaught);
         }
@@ -160,13 +160,14 @@ impl Population {
         if window.long.is_none() || !ASKS.are_met(row) || !interval.is_finite() {
             return Err(Verdict::Quiet);
         }
-        let covers = |stratum: &&Stratum| {
+        let covers = |stratum: &Stratum| {
             let (low, high) = stratum.card.interval_ms;
-            knows(stratum, touch)
+            knows(&stratum, touch)
                 && Kind::of(row) == Some(stratum.card.kind)
                 && (low..=high).contains(&interval)
         };
-        self.strata.iter().find(covers).map(|stratum| (stratum, row)).ok_or(Verdict::Unknown)
+        let at = self.strata.iter().position(covers).ok_or(Verdict::Unknown)?;
+        Ok((at, &self.strata[at], row))
     }
 }
 
@@ -175,6 +176,27 @@ impl Kind {
     pub(crate) fn of(row: &WindowRow) -> Option<Kind> {
         let interval = row.features[MOVE_INTERVAL].exp();
         interval.is_finite().then_some(Kind { touch: is_touch(row), coarse: interval > COARSE_MS })
+    }
+
+    /// The kind of input of a window with enough pointer movement.
+    pub(crate) fn of_window(window: &Window) -> Option<Kind> {
+        Kind::of(window.long.as_ref().filter(|row| ASKS.are_met(row))?)
+    }
+
+    pub fn name(self) -> &'static str {
+        match (self.touch, self.coarse) {
+            (false, false) => "mouse",
+            (false, true) => "mouse, events far apart",
+            (true, false) => "touch",
+            (true, true) => "touch, events far apart",
+        }
+    }
+}
+
+impl StratumCard {
+    /// In which tenth of its teachers' scores a score lies.
+    pub(crate) fn tenth(&self, score: f32) -> usize {
+        self.deciles.iter().filter(|decile| score > **decile).count()
     }
 }
 

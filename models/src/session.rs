@@ -8,6 +8,7 @@
 
 use crate::detector::{Evidence, Modality, TelemetryState};
 use crate::doubt::Doubt;
+use crate::drift::Tally;
 use crate::event::{Batch, Environment, EventKind};
 use crate::features::{self, Row};
 use crate::flow::Flow;
@@ -124,6 +125,7 @@ pub(crate) struct Ledger {
     pub scored: u32,
     pub score: Option<f32>,
     pub reasons: [Option<LedgerReason>; 5],
+    pub tally: Tally,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -251,6 +251,7 @@ pub fn train(
         population: Vec::new(),
         bank: Vec::new(),
         owners: None,
+        drift: None,
     };
     let artifact = Artifact {
         card,

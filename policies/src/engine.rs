@@ -859,6 +859,7 @@ impl Engine {
             self.by_due.remove(&(tracked.due, session));
             self.unjudged.remove(&session);
             self.budget.sessions_closed(1);
+            tracked.count_towards_drift(self.detector.as_deref(), self.candidate.as_deref());
             if let (Some(subject), Some(detector), Some(watched)) =
                 (tracked.profiled, &self.detector, &mut tracked.watched)
                 && let Some(profile) = detector.learn(watched, tracked.ending)
@@ -1119,6 +1120,20 @@ impl Tracked {
         ending.replayed |= said.replayed && !excused.replayed;
         ending.doubted |= said.doubted;
         ending.proved &= !(said.doubted && self.pardoned_until.is_some());
+    }
+
+    /// Lets a session that is over count among the people of the site, for each model unless that model calls it
+    /// a bot.
+    fn count_towards_drift(&self, detector: Option<&Detector>, candidate: Option<&Detector>) {
+        let Ending { revoked, called_bot, replayed, .. } = self.ending;
+        let well = !revoked && !replayed;
+        if let (Some(detector), Some(watched)) = (detector, &self.watched) {
+            detector.close(watched, well && !called_bot);
+        }
+        if let (Some(candidate), Some(beside)) = (candidate, &self.beside) {
+            let (watched, says) = &**beside;
+            candidate.close(watched, well && says.bot_evidence < says.bot_threshold);
+        }
     }
 
     /// An identity provider vouches for the person from now on; what was held until now may be somebody

@@ -5,6 +5,7 @@
 //! tasks share in this file, each task in a file of its own.
 
 pub(super) mod bot;
+mod drift;
 mod keystroke;
 mod replay;
 mod site;
@@ -54,6 +55,8 @@ enum Task {
     Keystroke,
     /// Learn each source as a site never seen from half its people, and judge the rest
     Site,
+    /// Let half of each source's people teach, and watch whether others are seen to differ
+    Drift,
 }
 
 pub fn run(args: EvaluateArgs) -> anyhow::Result<()> {
@@ -63,6 +66,7 @@ pub fn run(args: EvaluateArgs) -> anyhow::Result<()> {
         Task::User => user::run(&args),
         Task::Keystroke => keystroke::run(&args),
         Task::Site => site::run(&args),
+        Task::Drift => drift::run(&args),
     }
 }
 

@@ -6,8 +6,9 @@
 use super::{dataset, print, train::show_progress};
 use anyhow::{Context, ensure};
 use gaitway_models::artifact::{Artifact, Card, short_hash};
+use gaitway_models::drift::Drift;
 use gaitway_models::population::StratumCard;
-use gaitway_models::train::learn::{LearnRecipe, LeftOut, Taught, drift, learn, name, shadow_sessions};
+use gaitway_models::train::learn::{LearnRecipe, LeftOut, Taught, drift, learn, shadow_sessions};
 use gaitway_models::{DEFAULT_MODEL, Detector};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -67,15 +68,7 @@ pub fn run(args: LearnArgs) -> anyhow::Result<()> {
     let mut text = report(&taught, left_out, recordings.len(), &recipe);
     if let Some(before) = &before {
         match Artifact::decode(before) {
-            Ok(old) => {
-                for (kind, moved, windows) in drift(&old.population, &sessions) {
-                    let _ = writeln!(
-                        text,
-                        "drift      {}: index {moved:.2} since the model before ({windows} windows; above 0.25 is much)",
-                        name(kind)
-                    );
-                }
-            }
+            Ok(old) => text += &drift_lines(drift(&old, &sessions)),
             Err(error) => {
                 let _ = writeln!(text, "drift      not known: the model before cannot be read: {error}");
             }
@@ -85,6 +78,31 @@ pub fn run(args: LearnArgs) -> anyhow::Result<()> {
     let _ = writeln!(text, "written    {} ({})", args.output.display(), short_hash(&bytes));
     print(&text);
     Ok(())
+}
+
+/// How far these people have moved from those who taught the model before.
+fn drift_lines(drift: Option<Drift>) -> String {
+    let Some(drift) = drift else {
+        return "drift      not known: the model before kept nothing to measure it on\n".into();
+    };
+    let mut text = String::new();
+    for stratum in &drift.strata {
+        let (input, limit, windows) = (stratum.input, stratum.limit, stratum.windows);
+        let _ = match stratum.psi {
+            Some(psi) => writeln!(
+                text,
+                "drift      {input}: index {psi:.2} since the model before; above {limit:.2} is much ({windows:.0} windows)"
+            ),
+            None => writeln!(text, "drift      {input}: too few people or windows ({windows:.0}) to tell"),
+        };
+    }
+    let _ = writeln!(
+        text,
+        "drift      {:.1} % of windows of kinds not learnt, {:.1} % when it was taught",
+        100.0 * drift.unknown_share,
+        100.0 * drift.unknown_share_learnt
+    );
+    text
 }
 
 /// Writes beside and renames, so that a gateway starting now finds one model or the other, never half.
@@ -116,14 +134,14 @@ fn report(taught: &Taught, left: LeftOut, recordings: usize, recipe: &LearnRecip
         let _ = writeln!(
             text,
             "not learnt {}: {sessions} sessions with {windows} windows of 30 s are too few; it stays unknown",
-            name(*kind)
+            kind.name()
         );
     }
     for (kind, bound) in &taught.unbounded {
         let _ = writeln!(
             text,
             "left out   {}: its {} people carry no better bound than {:.2} %; it stays unknown until more have come",
-            name(*kind),
+            kind.name(),
             bound.people,
             100.0 * bound.false_alarm_max
         );
@@ -186,7 +204,7 @@ fn stratum_lines(card: &StratumCard) -> String {
         "learnt     {}: {} windows of 30 s from {} sessions of {} people; {devices}, moves {:.0} to {:.0} ms apart\n\
          set aside  {} sessions that lie with the bots; of all sessions {:.1} % are bots (95 %: {:.1} to {:.1} %), \
          at most {:.1} % left in\n",
-        name(card.kind),
+        card.kind.name(),
         learnt.windows,
         learnt.sessions,
         learnt.people,

@@ -125,6 +125,9 @@ fn show(file: Option<PathBuf>, json: bool, with_rules: bool) -> anyhow::Result<(
             )
         );
     }
+    if let Some(learnt) = &card.drift {
+        println!("drift      {}", learnt.summary());
+    }
     for source in &card.sources {
         println!(
             "source     {}: {} sessions of people, {} of bots; {}",

@@ -15,13 +15,16 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use gaitway_models::drift::{Drift, DriftState};
 use gaitway_models::{TelemetryState, Timestamp};
 use gaitway_policies::budget::{Cap, SharedBudget};
 use gaitway_policies::case::Said;
 use gaitway_policies::engine::{Action, Mode, OperatorAction, SessionSummary};
 use gaitway_policies::{Incident, SessionId, SubjectId};
+use metrics::gauge;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -97,6 +100,9 @@ pub struct Status {
     pub board: BoardHealth,
     pub budget: BudgetView,
     pub sessions: SessionCounts,
+    /// How far the people who come have moved from those who taught the model in force; on this replica.
+    pub drift: Drift,
+    pub candidate_drift: Option<Drift>,
     /// Steps of incidents not carried out yet; `None` if the store does not answer.
     pub steps_pending: Option<u64>,
 }
@@ -341,8 +347,11 @@ pub async fn status(State(state): State<Arc<OpsState>>, _operator: Operator) -> 
     let live = state.shards.budget().sessions();
     let sessions = state.shards.sessions(SESSIONS_MAX).await;
     let now = clock::now();
+    let (drift, candidate_drift) = state.shards.drift();
     Json(Status {
         now,
+        drift,
+        candidate_drift,
         version: env!("CARGO_PKG_VERSION"),
         started: state.started,
         in_force: state.in_force.load_full(),
@@ -540,11 +549,11 @@ pub async fn count_sessions(state: &OpsState) {
         (TelemetryState::Sufficient, "sufficient"),
         (TelemetryState::Damaged, "damaged"),
     ];
-    metrics::gauge!("gaitway_sessions").set(state.shards.budget().sessions() as f64);
+    gauge!("gaitway_sessions").set(state.shards.budget().sessions() as f64);
     let sessions = state.shards.sessions(SESSIONS_MAX).await;
     for (telemetry, label) in STATES {
         let count = sessions.iter().filter(|session| session.assessment.telemetry == *telemetry).count();
-        metrics::gauge!("gaitway_sessions_sampled", "telemetry" => *label).set(count as f64);
+        gauge!("gaitway_sessions_sampled", "telemetry" => *label).set(count as f64);
     }
     const VERDICTS: &[((bool, bool), &str)] = &[
         ((false, false), "both_person"),
@@ -554,9 +563,55 @@ pub async fn count_sessions(state: &OpsState) {
     ];
     for (verdicts, label) in VERDICTS {
         let count = sessions.iter().filter(|session| session.verdicts() == Some(*verdicts)).count();
-        metrics::gauge!("gaitway_candidate_sessions_sampled", "verdict" => *label).set(count as f64);
+        gauge!("gaitway_candidate_sessions_sampled", "verdict" => *label).set(count as f64);
     }
+    count_drift(state);
     remember(state, &sessions);
+}
+
+/// Sets the gauges of drift, and tells the log once when the people are found to have moved, or to be back.
+fn count_drift(state: &OpsState) {
+    let (live, candidate) = state.shards.drift();
+    if state.drifting.swap(live.state == DriftState::Drifting, Ordering::Relaxed)
+        != (live.state == DriftState::Drifting)
+    {
+        tell_drift(&live);
+    }
+    for (model, drift) in [("live", Some(live)), ("candidate", candidate)] {
+        let Some(drift) = drift else { continue };
+        for (state, name) in DRIFT_STATES {
+            let is = f64::from(u8::from(drift.state == *state));
+            gauge!("gaitway_model_drift_state", "model" => model, "state" => *name).set(is);
+        }
+        for stratum in &drift.strata {
+            let psi = stratum.psi.map_or(f64::NAN, f64::from);
+            gauge!("gaitway_model_drift_psi", "model" => model, "input" => stratum.input).set(psi);
+        }
+        gauge!("gaitway_model_drift_windows", "model" => model).set(f64::from(drift.windows));
+        gauge!("gaitway_model_unknown_share", "model" => model).set(f64::from(drift.unknown_share));
+        gauge!("gaitway_model_left_out_share", "model" => model).set(f64::from(drift.left_out_share));
+    }
+}
+
+const DRIFT_STATES: &[(DriftState, &str)] =
+    &[(DriftState::Unknown, "unknown"), (DriftState::Steady, "steady"), (DriftState::Drifting, "drifting")];
+
+fn tell_drift(drift: &Drift) {
+    let unknown_share = drift.unknown_share;
+    if drift.state == DriftState::Drifting {
+        let psi = drift.strata.iter().filter_map(|stratum| stratum.psi).fold(0.0, f32::max);
+        tracing::warn!(
+            drift.psi = psi,
+            drift.unknown_share = unknown_share,
+            "the people who come have moved from those who taught the model: let `gaitway learn` make one of \
+             recent recordings, and watch it as models.candidate"
+        );
+    } else {
+        tracing::info!(
+            drift.unknown_share = unknown_share,
+            "the people who come are like those who taught the model"
+        );
+    }
 }
 
 /// Adds a moment to the history, once a minute.

@@ -548,6 +548,22 @@ $('detail').addEventListener('click', (event) => { if (event.target === $('detai
 
 // ---- the strip -----------------------------------------------------------------------------------
 
+const percent = (share) => `${figure(100 * share)} %`;
+
+/** How far the people who come have moved from those who taught a model, in a few words. */
+const drift = ({state: found, windows, left_out_share: out}) => {
+  const words = {steady: 'its people still come', drifting: 'its people have moved'}[found] ||
+    (windows > 0 ? 'too little seen to tell drift' : '');
+  return out > 0.2 ? `${words || 'drift not known'}; ${percent(out)} left out as bots` : words;
+};
+
+/** What has moved, and by how much. */
+const moved = ({strata, unknown_share: share, unknown_share_learnt: learnt, unknown_share_limit: limit}) => [
+  ...strata.filter((stratum) => stratum.moved)
+    .map(({input, psi, limit: much}) => `People who come score otherwise than those who taught the model (${input}: index ${figure(psi)}; above ${figure(much)} is much).`),
+  share > limit ? `${percent(share)} of what is seen comes from devices or input that nobody taught (${percent(learnt)} when it learnt); the model says nothing of them.` : '',
+].filter(Boolean).join(' ') || 'It is less than it was, and not over yet.';
+
 const showStatus = () => {
   const {status} = state;
   // Rules that only let through or note do nothing to anybody, whatever their mode.
@@ -565,14 +581,17 @@ const showStatus = () => {
     mode.className = 'mode';
     mode.replaceChildren('Shadow', el('small', {}, 'the budget of logouts is used up'));
   }
+  $('moved').hidden = status.drift.state !== 'drifting';
+  if (!$('moved').hidden) $('moved-text').textContent = `${moved(status.drift)} Nobody is judged otherwise because of it, but the model’s promise holds only for people like those it learnt.`;
   const board = status.board;
   const items = [
     ['Sessions', `${counts.live.toLocaleString('en')} live`, `${counts.judged.toLocaleString('en')} with enough input`, false],
     ['Telemetry', counts.expected ? `${Math.round((100 * counts.seen) / counts.expected)} % send it` : 'none expected yet', counts.expected ? 'of sessions that got a page' : '', false],
     ['Revocations', board.entries.toLocaleString('en'), board.backend === 'embedded' ? 'kept in this process' : board.connected ? 'shared through Redis' : 'Redis is away; this replica goes on alone', !board.connected],
-    ['Model', status.in_force.model.calibrated ? 'knows this site' : 'has not learnt this site', status.in_force.model.hash.slice(0, 8), false],
+    ['Model', status.in_force.model.calibrated ? 'knows this site' : 'has not learnt this site', [status.in_force.model.hash.slice(0, 8), drift(status.drift)].filter(Boolean).join(' · '), status.drift.state === 'drifting'],
     ['Policy', status.in_force.policy_version.slice(0, 8) || '–', status.in_force.reload_error ? 'the changed file has mistakes; the old policy holds' : status.in_force.policy_from.split('/').pop(), Boolean(status.in_force.reload_error)],
   ];
+  if (status.candidate_drift) items.push(['Candidate model', status.in_force.candidate.hash.slice(0, 8), drift(status.candidate_drift), false]);
   if (board.queued) items.push(['Waiting for Redis', plural(board.queued, 'change'), '', true]);
   if (status.steps_pending === null) items.push(['Store', 'does not answer', 'incidents wait', true]);
   else if (status.steps_pending) items.push(['To be done', plural(status.steps_pending, 'step'), 'of incidents', false]);

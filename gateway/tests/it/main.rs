@@ -12,6 +12,7 @@ mod actions;
 mod app;
 mod connections;
 mod decisions;
+mod drift;
 mod failover;
 mod framing;
 mod gateway;

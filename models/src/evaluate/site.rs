@@ -420,8 +420,8 @@ fn lesson(taught: &learn::Taught, sessions: &[ShadowSession], hidden: (usize, us
         set_aside_sessions: strata.iter().map(|stratum| stratum.card.learnt.set_aside).sum(),
         bots_estimated: largest.unwrap_or_default().bots,
         threshold: card.threshold,
-        strata: strata.iter().map(|stratum| learn::name(stratum.card.kind)).collect(),
-        untaught: taught.untaught.iter().map(|(kind, _, _)| learn::name(*kind)).collect(),
+        strata: strata.iter().map(|stratum| stratum.card.kind.name()).collect(),
+        untaught: taught.untaught.iter().map(|(kind, _, _)| kind.name()).collect(),
     }
 }
 
@@ -493,7 +493,7 @@ fn device_class(session: &ShadowSession, window: &Window, names_are_devices: boo
     if names_are_devices {
         return Some(session.user.clone());
     }
-    kind(window).map(|kind| learn::name(kind).to_string())
+    kind(window).map(|kind| kind.name().to_string())
 }
 
 fn judged(seen: &[Seen]) -> Vec<Judged> {

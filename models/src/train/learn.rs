@@ -13,12 +13,13 @@ use super::{Progress, TrainError, kin, spread_evenly, usual};
 use crate::artifact::{Artifact, Card, SourceUsed};
 use crate::dataset::{self, Label, Recording};
 use crate::detector::Detector;
+use crate::drift::{self, Drift, Tally, Watch};
 use crate::evaluate::clopper_pearson;
 use crate::features::{FEATURES, Row};
 use crate::forest::{Forest, Slots};
 use crate::hand::{self, Hand};
 use crate::population::{
-    self, ASKS, BankSession, DEVICES_MAX, Device, Kind, Learnt, MOVE_INTERVAL, Population, Shape, Stratum,
+    self, BankSession, DEVICES_MAX, Device, Kind, Learnt, MOVE_INTERVAL, Population, Shape, Stratum,
     StratumCard, joint_score, median,
 };
 use crate::sequential::{self, Threshold, cusum};
@@ -138,14 +139,16 @@ pub fn learn(
     recipe: &LearnRecipe,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Taught, TrainError> {
-    let kinds: BTreeSet<Kind> = sessions.iter().flat_map(|s| s.windows.iter().filter_map(kind)).collect();
+    let kinds: BTreeSet<Kind> =
+        sessions.iter().flat_map(|s| s.windows.iter().filter_map(Kind::of_window)).collect();
     let steps = kinds.len() + 1;
     let (mut lessons, mut untaught) = (Vec::new(), Vec::new());
     let mut nats: Vec<Vec<Option<f32>>> =
         sessions.iter().map(|session| vec![None; session.windows.len()]).collect();
+    let mut scores = nats.clone();
     let mut aside = BTreeSet::new();
     for (step, &kind) in kinds.iter().enumerate() {
-        progress(Progress { step: step + 1, steps, what: format!("learning {}", name(kind)) });
+        progress(Progress { step: step + 1, steps, what: format!("learning {}", kind.name()) });
         let people = People::gather(sessions, kind);
         let taught = match people.suffice().then(|| people.teach(&base.bank, recipe)) {
             Some(Ok(taught)) => taught,
@@ -160,9 +163,10 @@ pub fn learn(
         for (unit, fate) in people.units.iter().zip(taught.fates) {
             match fate {
                 None => drop(aside.insert(unit.index)),
-                Some(says) => {
-                    unit.at.iter().zip(says).for_each(|(at, says)| nats[unit.index][*at] = Some(says));
-                }
+                Some(judged) => unit.at.iter().zip(judged).for_each(|(at, score)| {
+                    nats[unit.index][*at] = Some(taught.stratum.nats(score));
+                    scores[unit.index][*at] = Some(score);
+                }),
             }
         }
         let who = people.units.iter().map(|unit| unit.session.user.as_str());
@@ -184,7 +188,7 @@ pub fn learn(
         let windows = sessions[i].windows.iter().zip(&nats[i]);
         let ledger = windows.scan(0.0, |evidence, (window, says)| {
             // Pointer movement that nobody taught is unknown, and then no expert speaks.
-            let known = says.is_some() || kind(window).is_none();
+            let known = says.is_some() || Kind::of_window(window).is_none();
             let ratio = known.then(|| detector.beside(window, *says)).flatten();
             *evidence = ratio.map_or(*evidence, |ratio| cusum(*evidence, ratio));
             Some(*evidence)
@@ -210,7 +214,8 @@ pub fn learn(
             _ => true,
         });
         for (session, nats) in sessions.iter().zip(&mut nats) {
-            let unknown = |window| unbounded.iter().any(|(dropped, _)| kind(window) == Some(*dropped));
+            let unknown =
+                |window| unbounded.iter().any(|(dropped, _)| Kind::of_window(window) == Some(*dropped));
             let windows = session.windows.iter().zip(nats);
             windows.filter(|(window, _)| unknown(window)).for_each(|(_, nats)| *nats = None);
         }
@@ -222,7 +227,7 @@ pub fn learn(
     let weakest = weakest.unwrap_or_else(|| sequential::threshold(Vec::new(), recipe.false_alarm));
     let threshold = Threshold { nats: nats_needed, ..weakest };
     let human_sessions = kept().filter(|&i| nats[i].iter().any(Option::is_some)).count() as u32;
-    let strata = lessons.into_iter().map(|(stratum, _)| stratum).collect();
+    let population = Population { strata: lessons.into_iter().map(|(stratum, _)| stratum).collect() };
     let source =
         SourceUsed { name: SITE.into(), licence: "the site's own".into(), human_sessions, bot_sessions: 0 };
     let earlier = base.card.sources.iter().filter(|source| source.name != SITE);
@@ -234,50 +239,54 @@ pub fn learn(
         threshold,
         sources: earlier.cloned().chain([source]).collect(),
         usual: usual(kept().flat_map(|i| &sessions[i].windows)),
+        drift: Some(learnt(&population, kept().map(|i| (&sessions[i], &scores[i])), recipe.seed)),
         ..base.card.clone()
     };
     let owners = background::of_site(sessions, &aside, recipe);
     let no_background = owners.as_ref().err().copied();
-    let artifact = Artifact { card, population: Population { strata }, owners: owners.ok(), ..base.clone() };
+    let artifact = Artifact { card, population, owners: owners.ok(), ..base.clone() };
     // What was decoded and what was just learnt must read alike.
     let artifact = Artifact::decode(&artifact.encode()).map_err(|e| TrainError::Forest(e.to_string()))?;
     let set_aside = aside.iter().map(|&i| sessions[i].session.clone()).collect();
     Ok(Taught { artifact, untaught, unbounded, set_aside, no_background })
 }
 
-/// How far the people of some sessions have moved from those who taught a population, by stratum: the
-/// population stability index of their scores over the teachers' deciles, and how many windows it rests on.
-/// Customarily below 0.1 is none, above 0.25 is much: learn again.
-pub fn drift(population: &Population, sessions: &[ShadowSession]) -> Vec<(Kind, f32, usize)> {
-    let of_stratum = |stratum: &Stratum| {
-        let mut counts = [0usize; 10];
-        for session in sessions {
-            for window in &session.windows {
-                if let Ok((found, row)) = population.find(window, session.device)
-                    && found.card.kind == stratum.card.kind
-                {
-                    let score = found.score(&row.features);
-                    counts[found.card.deciles.iter().filter(|decile| score > **decile).count().min(9)] += 1;
-                }
-            }
+/// How far the people of some sessions have moved from those who taught a model; `None` if it kept no counts.
+pub fn drift<'a>(model: &Artifact, sessions: impl IntoIterator<Item = &'a ShadowSession>) -> Option<Drift> {
+    let mut watch = Watch::new(model)?;
+    for session in sessions {
+        let mut tally = Tally::default();
+        for window in session.windows.iter().filter(|window| Kind::of_window(window).is_some()) {
+            let found = model.population.find(window, session.device).ok();
+            tally.add(found.map(|(at, stratum, row)| (at, stratum.card.tenth(stratum.score(&row.features)))));
         }
-        let whole: usize = counts.iter().sum();
-        // Half a window more in each tenth, so that an empty one is not an infinite surprise.
-        let share = |count: &usize| (*count as f32 + 0.5) / (whole as f32 + 5.0);
-        let moved = counts.iter().map(share).map(|share| (share - 0.1) * (share / 0.1).ln()).sum();
-        (stratum.card.kind, moved, whole)
-    };
-    population.strata.iter().map(of_stratum).collect()
+        watch.close(&tally, true);
+    }
+    Some(watch.drift())
 }
 
-/// What a kind of input is called.
-pub fn name(kind: Kind) -> &'static str {
-    match (kind.touch, kind.coarse) {
-        (false, false) => "mouse",
-        (false, true) => "mouse, events far apart",
-        (true, false) => "touch",
-        (true, true) => "touch, events far apart",
+/// What drift is measured on: the first windows of every session kept, by what the models that did not see the
+/// person said of them.
+fn learnt<'a>(
+    population: &Population,
+    sessions: impl Iterator<Item = (&'a ShadowSession, &'a Vec<Option<f32>>)>,
+    seed: u64,
+) -> drift::Learnt {
+    let mut people: BTreeMap<&str, Vec<Tally>> = BTreeMap::new();
+    for (session, scores) in sessions {
+        let mut tally = Tally::default();
+        for (window, score) in session.windows.iter().zip(scores) {
+            let found = population.find(window, session.device).ok();
+            match (found, score) {
+                (Some((at, stratum, _)), Some(score)) => tally.add(Some((at, stratum.card.tenth(*score)))),
+                _ if Kind::of_window(window).is_some() => tally.add(None),
+                _ => {}
+            }
+        }
+        people.entry(&session.user).or_default().push(tally);
     }
+    let people: Vec<Vec<Tally>> = people.into_values().collect();
+    drift::Learnt::new(&people, population.strata.len(), seed)
 }
 
 /// The bank without families (and their kin) and sources, for evaluations.
@@ -286,11 +295,6 @@ pub fn bank_without(bank: &[BankSession], families: &BTreeSet<String>, source: &
     let stranger =
         |session: &&BankSession| session.source != source && !relatives.contains(kin(&session.family));
     bank.iter().filter(stranger).cloned().collect()
-}
-
-fn kind(window: &Window) -> Option<Kind> {
-    let row = window.long.as_ref().filter(|row| ASKS.are_met(row))?;
-    Kind::of(row)
 }
 
 /// Sessions of one kind of input.
@@ -314,7 +318,7 @@ struct Unit<'a> {
 
 struct TaughtStratum {
     stratum: Stratum,
-    /// Of each unit, what its windows say while it was held out; `None` for those set aside.
+    /// Of each unit, its windows' scores while it was held out; `None` for those set aside.
     fates: Vec<Option<Vec<f32>>>,
 }
 
@@ -322,8 +326,9 @@ impl<'a> People<'a> {
     fn gather(sessions: &'a [ShadowSession], of: Kind) -> People<'a> {
         let mut units: Vec<Unit> = Vec::new();
         for (index, session) in sessions.iter().enumerate() {
-            let at: Vec<usize> =
-                (0..session.windows.len()).filter(|&i| kind(&session.windows[i]) == Some(of)).collect();
+            let at: Vec<usize> = (0..session.windows.len())
+                .filter(|&i| Kind::of_window(&session.windows[i]) == Some(of))
+                .collect();
             let rows: Vec<&Row> = at
                 .iter()
                 .filter_map(|&i| session.windows[i].long.as_ref().map(|row| &row.features))
@@ -427,9 +432,9 @@ impl<'a> People<'a> {
             },
         };
         let stratum = Stratum { card, shape: model.shape, forest: model.forest };
-        let says = |scores: &Vec<Score>| scores.iter().map(|score| stratum.nats(score.joint)).collect();
+        let joint = |scores: &Vec<Score>| scores.iter().map(|score| score.joint).collect();
         let fates =
-            scores.people.iter().zip(&kept).map(|(scores, kept)| kept.then(|| says(scores))).collect();
+            scores.people.iter().zip(&kept).map(|(scores, kept)| kept.then(|| joint(scores))).collect();
         Ok(TaughtStratum { stratum, fates })
     }
 
@@ -550,7 +555,7 @@ impl<'a> People<'a> {
 
     fn kind(&self) -> Kind {
         let unit = &self.units[0];
-        kind(&unit.session.windows[unit.at[0]]).unwrap_or(Kind { touch: false, coarse: false })
+        Kind::of_window(&unit.session.windows[unit.at[0]]).unwrap_or(Kind { touch: false, coarse: false })
     }
 
     fn devices(&self) -> Vec<Device> {
@@ -688,6 +693,7 @@ const LEAF_ROWS_MIN: u32 = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drift::DriftState;
     use crate::sim::{BotKind, Visitor};
     use crate::train::bank_rows;
 
@@ -791,13 +797,19 @@ mod tests {
     }
 
     #[test]
-    fn people_like_the_teachers_have_not_drifted_and_bots_have() {
-        let taught = learn(&people(20), &base(), &recipe(), &mut |_| ()).unwrap();
-        let moved = |sessions: &[ShadowSession]| drift(&taught.artifact.population, sessions)[0].1;
-        let alike: Vec<_> = (0..20).map(|i| session(format!("{i}"), Visitor::person(800 + i))).collect();
+    fn people_like_the_teachers_have_not_drifted_and_bots_or_another_device_have() {
+        let taught = learn(&people(40), &base(), &recipe(), &mut |_| ()).unwrap().artifact;
+        let moved = |sessions: &[ShadowSession]| drift(&taught, sessions).unwrap();
+        let alike: Vec<_> = (0..60).map(|i| session(format!("{i}"), Visitor::person(800 + i))).collect();
         let bots: Vec<_> =
-            (0..20).map(|i| session(format!("{i}"), Visitor::bot(BotKind::JitteredLinear, i))).collect();
-        assert!(moved(&alike) < 0.25 && moved(&bots) > 1.0, "{} {}", moved(&alike), moved(&bots));
+            (0..60).map(|i| session(format!("{i}"), Visitor::bot(BotKind::JitteredLinear, i))).collect();
+        let remote: Vec<_> = alike.iter().cloned().map(seldom).collect();
+        let (alike, bots, remote) = (moved(&alike), moved(&bots), moved(&remote));
+        assert_eq!(alike.state, DriftState::Steady, "{alike:?}");
+        assert_eq!(bots.state, DriftState::Drifting, "{bots:?}");
+        assert_eq!((remote.state, remote.unknown_share), (DriftState::Drifting, 1.0), "{remote:?}");
+        let without = Artifact { card: Card { drift: None, ..taught.card }, ..taught };
+        assert_eq!(drift(&without, &[]), None, "an older model says so");
     }
 
     #[test]
@@ -842,7 +854,7 @@ mod tests {
         let [(kind, bound)] = taught.unbounded[..] else { panic!("{:?}", taught.unbounded) };
         assert!(kind.coarse && bound.false_alarm_max > 0.1);
         let detector = Detector::new(taught.artifact, String::new());
-        let enough = |window: &&Window| super::kind(window).is_some();
+        let enough = |window: &&Window| Kind::of_window(window).is_some();
         let windows = || few.iter().flat_map(|session| &session.windows).filter(enough);
         assert!(windows().count() > 0);
         assert_eq!(windows().filter_map(|w| detector.log_ratio_on(w, Device::default())).count(), 0);
@@ -858,7 +870,7 @@ mod tests {
         few.extend((1..6).map(|i| {
             let mut one = seldom(session(format!("remote {i}"), Visitor::person(700 + i)));
             one.windows =
-                one.windows.into_iter().filter(|window| super::kind(window).is_some()).take(1).collect();
+                one.windows.into_iter().filter(|window| Kind::of_window(window).is_some()).take(1).collect();
             one
         }));
         let sessions = [people(10), few].concat();
