@@ -12,13 +12,13 @@ use crate::population::Device;
 use crate::profile::{DEVICES_MAX, Ending, Learnt, Packed, Profile};
 use crate::sequential::cusum;
 
-/// Most blocks of one session held to learn from: five minutes of its active input.
-pub const LESSON_BLOCKS_MAX: usize = 24;
+/// Most blocks of one session held to learn from: eleven minutes of its active input.
+pub const LESSON_BLOCKS_MAX: usize = 48;
 /// Blocks kept until they are judged; more of them in one batch overwrite the oldest.
 pub const BLOCKS_PENDING_MAX: usize = 3;
 
-/// A session with a profile. With four devices and all blocks that are ever held it takes about 100 KB, with
-/// one device about 35 KB.
+/// A session with a profile. With four devices and all blocks that are ever held it takes about 115 KB, with
+/// one device about 75 KB.
 #[derive(Clone, Debug)]
 pub(crate) struct Doubt {
     profile: Profile,
@@ -84,18 +84,17 @@ impl Doubt {
     pub(crate) fn judge(&mut self, owners: &Owners) {
         for block in std::mem::take(&mut self.pending) {
             self.hold(&block);
-            let known = self.profile.device_of(self.device, &block);
-            let Some(known) = known.filter(|&known| self.profile.is_ready(known)) else {
+            let mice = self.profile.devices_of(self.device, &block).filter(|&at| self.profile.is_ready(at));
+            let mice: Vec<usize> = mice.collect();
+            if mice.is_empty() {
                 self.state = ProfileState::Learning;
                 continue;
-            };
-            self.state = ProfileState::Ready;
-            if !self.owners.iter().any(|(device, _)| *device == known) {
-                self.owners.push((known, self.profile.owner(owners, known)));
             }
-            let owner = self.owners.iter().find(|(device, _)| *device == known);
-            let Some((_, Some(owner))) = owner else { continue };
-            let log_ratio = owners.log_ratio(owner, &block);
+            self.state = ProfileState::Ready;
+            let Some(log_ratio) = lowest_log_ratio(owners, &self.profile, &mut self.owners, mice, &block)
+            else {
+                continue;
+            };
             self.evidence = cusum(self.evidence, log_ratio);
             self.log_ratio = Some(log_ratio);
             self.judged = self.judged.saturating_add(1);
@@ -144,6 +143,24 @@ impl Doubt {
         }
         self.completed = self.completed.saturating_add(1);
     }
+}
+
+/// What a block says of the likest of a person's mice; each is enrolled once.
+pub(crate) fn lowest_log_ratio(
+    owners: &Owners,
+    profile: &Profile,
+    enrolled: &mut Vec<(usize, Option<Owner>)>,
+    mice: impl IntoIterator<Item = usize>,
+    block: &Hand,
+) -> Option<f32> {
+    let says = mice.into_iter().filter_map(|at| {
+        let known = enrolled.iter().position(|(of, _)| *of == at).unwrap_or_else(|| {
+            enrolled.push((at, profile.owner(owners, at)));
+            enrolled.len() - 1
+        });
+        Some(owners.log_ratio(enrolled[known].1.as_ref()?, block))
+    });
+    says.min_by(f32::total_cmp)
 }
 
 #[cfg(test)]

@@ -14,14 +14,21 @@ use crate::population::Device;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// Most devices kept; past it the one least recently learnt from is forgotten.
+/// Most devices kept, each mouse counted; past it the one least recently learnt from is forgotten.
 pub const DEVICES_MAX: usize = 4;
-/// Most blocks kept of each: seven minutes of active input.
-pub const BLOCKS_MAX: usize = 32;
+/// Most blocks kept of each: twenty-two minutes of active input.
+pub const BLOCKS_MAX: usize = 96;
+/// Most blocks kept of all together, so that a profile fits a row of the store whatever its blocks count;
+/// past it the device with most of them forgets its oldest.
+pub const BLOCKS_ALL_MAX: usize = 160;
+/// Most mice kept of one class of device, as an office's and a home's may be.
+pub const MICE_MAX: usize = 2;
 /// Fewest blocks that judge anybody: two minutes.
 pub const BLOCKS_READY: usize = 8;
 /// Share of what is known of a device that one session may replace: one block in four.
 pub const REPLACED_SHARE: usize = 4;
+/// The same once a device holds all it can, so that several sessions stay known: one block in eight.
+pub const REPLACED_SHARE_FULL: usize = 8;
 /// A session whose blocks speak for somebody else by more than this on average teaches nothing, nats.
 /// Stricter than any threshold at which a session is doubted.
 pub const LEARNT_NATS_MAX: f32 = 0.0;
@@ -30,7 +37,7 @@ pub const LEARNT_NATS_MAX: f32 = 0.0;
 pub const INTERVAL_RATIO_MAX: f32 = 1.5;
 /// Largest profile accepted, bytes. One in use holds about 470 bytes a block.
 pub const PROFILE_BYTES_MAX: usize =
-    HEADER_BYTES + DEVICES_MAX * (DEVICE_BYTES + BLOCKS_MAX * (2 + PACKED_BYTES_MAX)) + CHECK_BYTES;
+    HEADER_BYTES + DEVICES_MAX * DEVICE_BYTES + BLOCKS_ALL_MAX * (2 + PACKED_BYTES_MAX) + CHECK_BYTES;
 
 /// A person's usual hand.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,7 +48,7 @@ pub struct Profile {
     devices: Vec<Known>,
 }
 
-/// A person's hand on one device.
+/// A person's hand by one mouse on one device.
 #[derive(Clone, Debug, PartialEq)]
 struct Known {
     device: Device,
@@ -49,6 +56,12 @@ struct Known {
     interval_ms: f32,
     /// Oldest first.
     blocks: Vec<Packed>,
+}
+
+/// What a session's blocks teach.
+enum Taught {
+    Met(usize),
+    New,
 }
 
 /// A block of which nobody asks right now: zeros are most of it.
@@ -112,9 +125,12 @@ impl Profile {
         self.sessions
     }
 
-    /// Which of the devices a block was made on; `None` for one the profile has not met.
-    pub fn device_of(&self, device: Device, block: &Hand) -> Option<usize> {
-        nearest(self.devices.iter(), device, block)
+    /// Which of the devices a block may have been made on: the mice of its class; none of one the profile has
+    /// not met.
+    pub fn devices_of(&self, device: Device, block: &Hand) -> impl Iterator<Item = usize> {
+        let class = nearest(self.devices.iter().map(Known::class), device, block);
+        let devices = self.devices.iter().enumerate();
+        devices.filter(move |(_, known)| Some(known.class()) == class).map(|(at, _)| at)
     }
 
     /// Whether enough is known of a device for anybody to be judged on it.
@@ -136,45 +152,53 @@ impl Profile {
         if !ending.is_well() {
             return Learnt::EndedBadly;
         }
-        let mut groups: Vec<(Known, Vec<&Hand>)> = Vec::new();
+        // Each class of device met: its event rate, and the session's blocks.
+        let mut groups: Vec<(Device, f32, Vec<&Hand>)> = Vec::new();
         for (device, block) in session {
-            let met = self.device_of(*device, block).map(|at| self.devices[at].interval_ms);
+            let met = nearest(self.devices.iter().map(Known::class), *device, block);
             let group = match met {
-                Some(interval_ms) => groups
-                    .iter()
-                    .position(|(known, _)| known.device == *device && known.interval_ms == interval_ms),
-                None => nearest(groups.iter().map(|(known, _)| known), *device, block),
+                Some(met) => groups.iter().position(|(of, interval_ms, _)| (*of, *interval_ms) == met),
+                None => {
+                    let near = nearest(groups.iter().map(|(of, ms, _)| (*of, *ms)), *device, block);
+                    near.and_then(|near| groups.iter().position(|(of, ms, _)| (*of, *ms) == near))
+                }
             };
             match group {
-                Some(group) => groups[group].1.push(block),
+                Some(group) => groups[group].2.push(block),
                 None => {
-                    let Some(interval_ms) = met.or_else(|| event_interval_ms(block)) else { continue };
-                    groups.push((Known { device: *device, interval_ms, blocks: Vec::new() }, vec![block]));
+                    let interval_ms = met.map(|(_, interval_ms)| interval_ms);
+                    let Some(interval_ms) = interval_ms.or_else(|| event_interval_ms(block)) else {
+                        continue;
+                    };
+                    groups.push((*device, interval_ms, vec![block]));
                 }
             }
         }
         let (mut taken, mut unlike) = (0, false);
-        for (new, blocks) in groups.into_iter().filter(|(_, blocks)| blocks.len() >= BLOCKS_MIN) {
-            let same = |known: &Known| known.device == new.device && known.interval_ms == new.interval_ms;
-            let at = self.devices.iter().position(same);
-            let owner = at.and_then(|at| self.owner(owners, at));
-            let mut known = at.map_or(new, |at| self.devices.remove(at));
-            let most = match owner {
-                None => BLOCKS_MAX,
-                Some(owner) => {
-                    let sum: f32 = blocks.iter().map(|block| owners.log_ratio(&owner, block)).sum();
-                    if !ending.proved && sum / blocks.len() as f32 > LEARNT_NATS_MAX {
-                        unlike = true;
-                        self.devices.push(known);
-                        continue;
-                    }
-                    (known.blocks.len() / REPLACED_SHARE).max(1)
-                }
+        for (device, interval_ms, blocks) in
+            groups.into_iter().filter(|(.., blocks)| blocks.len() >= BLOCKS_MIN)
+        {
+            let Some(taught) = self.taught_by(owners, (device, interval_ms), &blocks, ending.proved) else {
+                unlike = true;
+                continue;
+            };
+            let mut known = match taught {
+                Taught::Met(at) => self.devices.remove(at),
+                Taught::New => Known { device, interval_ms, blocks: Vec::new() },
+            };
+            let most = match known.blocks.len() {
+                ..BLOCKS_READY => BLOCKS_MAX,
+                BLOCKS_MAX => BLOCKS_MAX / REPLACED_SHARE_FULL,
+                n => n / REPLACED_SHARE,
             };
             taken += known.take(&blocks, most);
             self.devices.push(known);
             if self.devices.len() > DEVICES_MAX {
                 self.devices.remove(0);
+            }
+            while self.blocks() > BLOCKS_ALL_MAX {
+                let most = self.devices.iter_mut().max_by_key(|known| known.blocks.len());
+                most.into_iter().for_each(|known| drop(known.blocks.remove(0)));
             }
         }
         debug_assert!(self.devices.iter().all(|known| known.blocks.len() <= BLOCKS_MAX));
@@ -186,6 +210,35 @@ impl Profile {
                 Learnt::Taken(taken)
             }
         }
+    }
+
+    /// Which of what is known of a class of device a session's blocks teach: the mouse that looks most like
+    /// them. `None` if they look like somebody else's and nobody vouched for them; if somebody did, they come
+    /// from another mouse than those known.
+    fn taught_by(
+        &self,
+        owners: &Owners,
+        class: (Device, f32),
+        blocks: &[&Hand],
+        proved: bool,
+    ) -> Option<Taught> {
+        let mice: Vec<usize> =
+            (0..self.devices.len()).filter(|&at| self.devices[at].class() == class).collect();
+        let mean = |at: usize| -> Option<f32> {
+            let owner = self.owner(owners, at)?;
+            let sum: f32 = blocks.iter().map(|block| owners.log_ratio(&owner, block)).sum();
+            Some(sum / blocks.len() as f32)
+        };
+        let likeness = mice.iter().filter_map(|&at| Some((at, mean(at)?)));
+        let Some((likest, nats)) = likeness.min_by(|a, b| a.1.total_cmp(&b.1)) else {
+            return Some(mice.first().map_or(Taught::New, |&at| Taught::Met(at)));
+        };
+        if nats <= LEARNT_NATS_MAX {
+            return Some(Taught::Met(likest));
+        }
+        let unfinished = mice.iter().find(|&&at| !self.is_ready(at)).map(|&at| Taught::Met(at));
+        let another = if mice.len() < MICE_MAX { Taught::New } else { Taught::Met(likest) };
+        proved.then(|| unfinished.unwrap_or(another))
     }
 
     /// Magic, format, hash of what blocks count, sessions, devices (class, interval, blocks with their
@@ -213,7 +266,7 @@ impl Profile {
     pub fn decode(bytes: &[u8]) -> Result<Profile, ProfileError> {
         let body = bytes.strip_prefix(MAGIC).ok_or(ProfileError::Magic)?;
         let (&format, _) = body.split_first().ok_or(ProfileError::Damaged)?;
-        if format != FORMAT_VERSION {
+        if !(FORMAT_READ_MIN..=FORMAT_VERSION).contains(&format) {
             return Err(ProfileError::Format(format));
         }
         let (whole, check) = bytes.split_last_chunk::<CHECK_BYTES>().ok_or(ProfileError::Damaged)?;
@@ -250,27 +303,39 @@ impl Profile {
 }
 
 impl Known {
-    /// How far a block's event rate is from this device's, as a logarithm; `None` if another device made it.
-    fn distance(&self, device: Device, block: &Hand) -> Option<f32> {
-        let ratio = event_interval_ms(block)? / self.interval_ms;
-        let is_near = (1.0 / INTERVAL_RATIO_MAX..=INTERVAL_RATIO_MAX).contains(&ratio);
-        (self.device == device && is_near).then(|| ratio.ln().abs())
+    /// Mice of one class cannot be told apart but by the hand.
+    fn class(&self) -> (Device, f32) {
+        (self.device, self.interval_ms)
     }
 
-    /// Takes at most so many blocks, spread over the session: its first minute is not all of it.
+    /// Takes at most so many blocks, spread over the session: its first minute is not all of it. What makes
+    /// room is spread over what was known, and always the oldest: the latest sessions are not all of it either.
     fn take(&mut self, session: &[&Hand], most: usize) -> usize {
         let taken = session.len().min(most);
+        let before = self.blocks.len();
+        let over = (before + taken).saturating_sub(BLOCKS_MAX);
+        let (mut at, mut gone) = (0, 0);
+        self.blocks.retain(|_| {
+            let goes = gone < over && at == gone * before / over;
+            (at, gone) = (at + 1, gone + usize::from(goes));
+            !goes
+        });
         self.blocks.extend((0..taken).map(|i| Packed::new(session[i * session.len() / taken])));
-        let over = self.blocks.len().saturating_sub(BLOCKS_MAX);
-        self.blocks.drain(..over);
         taken
     }
 }
 
-/// Not the first that a block may be of: their order changes with every session.
-fn nearest<'a>(known: impl Iterator<Item = &'a Known>, device: Device, block: &Hand) -> Option<usize> {
-    let near = known.enumerate().filter_map(|(i, known)| Some((i, known.distance(device, block)?)));
-    near.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(i, _)| i)
+/// The class whose event rate is nearest to a block's; not the first it may be of, as their order changes
+/// with every session. `None` if another device made it.
+fn nearest(
+    classes: impl Iterator<Item = (Device, f32)>,
+    device: Device,
+    block: &Hand,
+) -> Option<(Device, f32)> {
+    let heard_ms = event_interval_ms(block)?;
+    let near = classes.filter(|(of, _)| *of == device).map(|class| (class, heard_ms / class.1));
+    let near = near.filter(|(_, ratio)| (1.0 / INTERVAL_RATIO_MAX..=INTERVAL_RATIO_MAX).contains(ratio));
+    near.min_by(|a, b| a.1.ln().abs().total_cmp(&b.1.ln().abs())).map(|(class, _)| class)
 }
 
 /// How often a device's moves are heard. Beyond 40 ms (remote desktops) that is the hand's doing as well.
@@ -345,8 +410,10 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 
 const INTERVAL_MS_MAX: f32 = 40.0;
 const MAGIC: &[u8] = b"GAITWAYP";
-/// Written and read. A higher one is of a newer version of Gaitway.
-pub const FORMAT_VERSION: u8 = 2;
+/// Written. A higher one is of a newer version of Gaitway.
+pub const FORMAT_VERSION: u8 = 3;
+/// Read: 2 held the same of at most 32 blocks a device, which is why what holds more is not called so.
+const FORMAT_READ_MIN: u8 = 2;
 const CHECK_BYTES: usize = 8;
 const HASH_DIGITS: usize = 16;
 const HEADER_BYTES: usize = MAGIC.len() + 1 + HASH_DIGITS + 4 + 1;
@@ -403,6 +470,24 @@ mod tests {
             profile.learn(&owners, &long, Ending::default());
         }
         assert_eq!(profile.blocks(), BLOCKS_MAX);
+        assert_eq!(
+            profile.learn(&owners, &long, Ending::default()),
+            Learnt::Taken(BLOCKS_MAX / REPLACED_SHARE_FULL)
+        );
+    }
+
+    #[test]
+    fn what_makes_room_is_spread_over_what_was_known_and_the_oldest_goes() {
+        let numbered =
+            |from: u16, n: u16| -> Vec<Hand> { (from..from + n).map(|i| Hand::of([i; BINS])).collect() };
+        let mut known = Known { device: DESK, interval_ms: 16.0, blocks: Vec::new() };
+        let (first, second) = (numbered(0, BLOCKS_MAX as u16), numbered(1000, 40));
+        known.take(&first.iter().collect::<Vec<_>>(), BLOCKS_MAX);
+        assert_eq!(known.take(&second.iter().collect::<Vec<_>>(), 12), 12);
+        let kept: Vec<u16> = known.blocks.iter().map(|block| block.unpack().counts()[0]).collect();
+        assert_eq!((kept.len(), kept[0]), (BLOCKS_MAX, 1), "{kept:?}");
+        assert!(kept[..BLOCKS_MAX - 12].windows(2).all(|pair| pair[1] - pair[0] <= 2), "{kept:?}");
+        assert!(kept.ends_with(&[1030, 1033, 1036]), "{kept:?}");
     }
 
     #[test]
@@ -428,12 +513,56 @@ mod tests {
         assert_eq!(profile.learn(&owners, &other, Ending::default()), Learnt::Unlike);
         assert_eq!(profile.learn(&owners, &same[..1], Ending::default()), Learnt::TooLittle);
         assert_eq!(profile, before);
+    }
+
+    #[test]
+    fn who_proved_it_may_have_another_mouse_and_each_is_judged_by_the_likest() {
+        let owners = owners();
+        let mut profile = known(&owners);
+        let first = session(50, 900);
+        // Heard as often as the owner's own moves.
+        let by_other_mouse = |mut counts: [u16; BINS]| {
+            let intervals = hand::GROUPS[0].1;
+            counts[..intervals].copy_from_slice(&first[0].1.counts()[..intervals]);
+            vec![(DESK, Hand::of(counts)); BLOCKS_READY]
+        };
+        let says = |profile: &Profile, block: &Hand| {
+            let mice = profile.devices_of(DESK, block);
+            crate::doubt::lowest_log_ratio(&owners, profile, &mut Vec::new(), mice, block).unwrap()
+        };
+        let second = by_other_mouse([9; BINS]);
+        let before = (says(&profile, &first[0].1), says(&profile, &second[0].1));
+        assert!(before.1 > 0.0);
         let proved = Ending { proved: true, doubted: true, ..Ending::default() };
-        assert_eq!(
-            profile.learn(&owners, &other, proved),
-            Learnt::Taken(before.blocks() / REPLACED_SHARE),
-            "who has proved who they are may have bought a mouse"
-        );
+        let blocks = profile.blocks();
+        assert_eq!(profile.learn(&owners, &second, proved), Learnt::Taken(BLOCKS_READY));
+        assert_eq!(profile.blocks(), blocks + BLOCKS_READY, "what is known of the first stays");
+        assert!(says(&profile, &first[0].1) <= before.0);
+        assert!(says(&profile, &second[0].1) < 0.0, "{before:?}");
+        let known: Vec<usize> = profile.devices.iter().map(|known| known.blocks.len()).collect();
+        for ending in [Ending::default(), proved] {
+            assert!(matches!(profile.learn(&owners, &first, ending), Learnt::Taken(_)));
+            assert!(matches!(profile.learn(&owners, &second, Ending::default()), Learnt::Taken(_)));
+        }
+        assert_eq!(profile.devices.len(), MICE_MAX, "from now on both settle without anybody's word");
+        assert!(known.iter().zip(&profile.devices).all(|(n, known)| *n <= known.blocks.len()));
+        let mut people = (51..80).map(|seed| by_other_mouse(*session(seed, 0)[0].1.counts()));
+        let third = people.find(|third| says(&profile, &third[0].1) > 0.0).unwrap();
+        assert_eq!(profile.learn(&owners, &third, Ending::default()), Learnt::Unlike);
+        assert!(matches!(profile.learn(&owners, &third, proved), Learnt::Taken(n) if n < third.len()));
+        assert_eq!(profile.devices.len(), MICE_MAX, "a third mouse takes a part of the likest one's room");
+    }
+
+    #[test]
+    fn many_devices_leave_each_less_room() {
+        let block = session(50, 0).remove(0).1;
+        let mut profile = Profile::default();
+        for device in (0..DEVICES_MAX as u32).map(Device) {
+            profile.learn(&owners(), &vec![(device, block.clone()); BLOCKS_MAX], Ending::default());
+        }
+        let kept: Vec<usize> = profile.devices.iter().map(|known| known.blocks.len()).collect();
+        assert_eq!(kept.iter().sum::<usize>(), BLOCKS_ALL_MAX);
+        assert!(kept.iter().all(|n| *n >= BLOCKS_ALL_MAX / DEVICES_MAX), "{kept:?}");
     }
 
     #[test]
@@ -451,21 +580,22 @@ mod tests {
         let owners = owners();
         let mut profile = known(&owners);
         let desk = session(50, 900).remove(0).1;
-        assert_eq!(profile.device_of(DESK, &desk), Some(0));
-        assert_eq!(profile.device_of(Device(8), &desk), None, "another class of device");
+        let device_of = |profile: &Profile, device, block| profile.devices_of(device, block).next();
+        assert_eq!(device_of(&profile, DESK, &desk), Some(0));
+        assert_eq!(device_of(&profile, Device(8), &desk), None, "another class of device");
         let mut seldom = Hand::of([0; BINS]);
         // All intervals of 33 ms: another display, or a browser that is throttled.
         let mut counts = *desk.counts();
         counts[..hand::GROUPS[0].1].fill(0);
         counts[32] = 100;
         seldom.merge(&Hand::of(counts));
-        assert_eq!(profile.device_of(DESK, &seldom), None, "another event rate");
+        assert_eq!(device_of(&profile, DESK, &seldom), None, "another event rate");
         let before = profile.blocks();
         for i in 0..DEVICES_MAX as u32 {
             profile.learn(&owners, &on(Device(20 + i), 51, 0), Ending::default());
         }
         assert_eq!(profile.devices.len(), DEVICES_MAX);
-        assert_eq!(profile.device_of(DESK, &desk), None, "the one not used for longest made room");
+        assert_eq!(device_of(&profile, DESK, &desk), None, "the one not used for longest made room");
         assert!(before > 0 && profile.encode().len() <= PROFILE_BYTES_MAX);
     }
 
@@ -479,9 +609,9 @@ mod tests {
         };
         for (devices, near) in [([known(1.4), known(1.05)], 1), ([known(0.95), known(0.7)], 0)] {
             let mut profile = Profile { sessions: 1, devices: devices.into() };
-            assert_eq!(profile.device_of(DESK, &block), Some(near));
+            assert_eq!(profile.devices_of(DESK, &block).collect::<Vec<_>>(), [near]);
             profile.devices.reverse();
-            assert_eq!(profile.device_of(DESK, &block), Some(1 - near));
+            assert_eq!(profile.devices_of(DESK, &block).collect::<Vec<_>>(), [1 - near]);
             profile.learn(&owners(), &vec![(DESK, block.clone()); BLOCKS_MIN], Ending::default());
             let taught = profile.devices.iter().find(|known| !known.blocks.is_empty()).unwrap();
             assert!((event_interval_ms(&block).unwrap() / taught.interval_ms).ln().abs() < 0.1);
@@ -516,6 +646,10 @@ mod tests {
             damaged[at] ^= 4;
             assert!(Profile::decode(&damaged).is_err(), "byte {at}");
         }
+        let mut older = bytes[..bytes.len() - CHECK_BYTES].to_vec();
+        older[MAGIC.len()] = FORMAT_READ_MIN;
+        older.extend(&Sha256::digest(&older)[..CHECK_BYTES]);
+        assert_eq!(Profile::decode(&older), Ok(profile.clone()), "what the version before has kept");
         let mut newer = bytes.clone();
         newer[MAGIC.len()] = 9;
         assert_eq!(Profile::decode(&newer), Err(ProfileError::Format(9)));

@@ -1,9 +1,9 @@
 //! The task "user": is it the account's owner at the mouse, or somebody else?
 //!
 //! Every session runs through the code that runs live: a person's longest session teaches a profile, and
-//! their others and everybody else's in the fold are watched against it, block by block of 14 s of active
-//! input. Background, calibration and thresholds come from the people outside the fold, as `gaitway learn`
-//! would make them, so neither owner nor impostor taught anything. Sources whose notes mark sessions `train`
+//! their others and a whole fold's strangers are watched against it, block by block of 14 s of active input.
+//! Calibration and thresholds come from the people of the other folds, as `gaitway learn` would make them; the
+//! background also holds the owners' longest sessions, as a site's does, and nothing of the strangers. Sources whose notes mark sessions `train`
 //! and `is_illegal=0` or `1` are judged as labelled: an owner's training sessions teach, each labelled
 //! session is judged whole, the other owners' training sessions are the background. Must not know: files,
 //! pages.
@@ -224,11 +224,14 @@ fn judge_folds(source: &str, recordings: &[&Recording], seed: u64) -> Option<Sec
     let mut judged = Judgements::default();
     let (mut thresholds, mut owners_judged) = (FALSE_ALARMS.map(|_| Vec::new()), 0);
     for fold in 0..FOLDS {
-        let is_held_out = |i: &usize| i % FOLDS == fold;
-        let outside = (0..people.len()).filter(|i| !is_held_out(i)).map(|i| &people[i]);
-        let sessions: Vec<OwnerSession> = outside
-            .flat_map(|person| [&person.enrolled].into_iter().chain(&person.tests).map(|s| (&person.name, s)))
-            .map(|(user, s)| OwnerSession { user, device: s.device, blocks: &s.blocks })
+        let is_owner = |i: &usize| i % FOLDS == fold;
+        let is_stranger = |i: &usize| i % FOLDS == (fold + 1) % FOLDS;
+        // A site's background holds its owners too, by what came before the session judged.
+        let tests = |i: usize| people[i].tests.iter().filter(move |_| !is_owner(&i));
+        let sessions: Vec<OwnerSession> = (0..people.len())
+            .filter(|i| !is_stranger(i))
+            .flat_map(|i| [&people[i].enrolled].into_iter().chain(tests(i)).map(move |s| (i, s)))
+            .map(|(i, s)| OwnerSession { user: &people[i].name, device: s.device, blocks: &s.blocks })
             .collect();
         let lesson = Lesson::learn(&sessions, seed).ok()?;
         let owners = lesson.owners(FALSE_ALARMS[0]);
@@ -238,7 +241,7 @@ fn judge_folds(source: &str, recordings: &[&Recording], seed: u64) -> Option<Sec
         }
         let background = owners.background.clone();
         let detector = detector(owners)?;
-        for i in (0..people.len()).filter(is_held_out) {
+        for i in (0..people.len()).filter(is_owner) {
             let Some(profile) = taught(&detector, &people[i].enrolled, Profile::default(), Ending::default())
             else {
                 continue;
@@ -247,7 +250,7 @@ fn judge_folds(source: &str, recordings: &[&Recording], seed: u64) -> Option<Sec
             let places: Option<Vec<Vec<f32>>> =
                 people[i].enrolled.blocks.iter().map(|block| background.place(block)).collect();
             let forest = places.and_then(|rows| IsolationForest::fit(&rows, IsolationParams::default()));
-            for k in (0..people.len()).filter(is_held_out) {
+            for k in (0..people.len()).filter(|k| *k == i || is_stranger(k)) {
                 let row = |score| Judged { score, positive: k != i, cluster: i };
                 for session in &people[k].tests {
                     judged.add(fold, session.against(&detector, profile.clone()), row);
@@ -266,8 +269,9 @@ fn judge_folds(source: &str, recordings: &[&Recording], seed: u64) -> Option<Sec
     let thresholds = FALSE_ALARMS.iter().zip(&thresholds);
     let sessions = thresholds.map(|(level, folds)| judged.sessions(*level, folds)).collect();
     let protocol = format!(
-        "longest session teaches, the others watched live in blocks of {} s of active input; {FOLDS} folds of people, \
-         background, calibration and thresholds from the other folds, impostors from the same",
+        "longest session teaches profile and background, the others watched live in blocks of {} s of active input; \
+         {FOLDS} folds of people, calibration and thresholds from the folds that are not judged, impostors from one that \
+         taught nothing",
         hand::BLOCK_ACTIVE_US / 1_000_000
     );
     let Judgements { rows: judged, alone, unknown, .. } = judged;
@@ -531,7 +535,7 @@ mod tests {
         assert_eq!(report.sections[0].people, 30);
         assert!(row.impostors > 2 * row.genuine && row.auc.value > 0.6, "{row:?}");
         let sessions = &report.sections[0].sessions[0];
-        assert_eq!((sessions.owners, sessions.impostors), (30, 30 * 5));
+        assert_eq!((sessions.owners, sessions.impostors), (30, 30 * 6));
         assert!(sessions.impostors_reached.value > sessions.owners_reached.value, "{sessions:?}");
         let (owners, impostors) = report.sections[0].unknown.unwrap();
         assert!(owners < 0.1 && impostors > owners, "a stranger's display may differ: {owners} {impostors}");

@@ -1,14 +1,16 @@
 //! The people an account's owner is told from: a site's sessions in, a background out, with what its word
 //! is worth.
 //!
-//! Whoever is judged here is judged against a background fitted without them, by a profile that learnt from
-//! their other sessions as it would live; the threshold ranks whole people. Too few people teach no
+//! Whoever is judged here is judged as they would be live: by a profile and a background that both learnt from
+//! their other sessions. (A background without them would flatter: against one that holds a person, what that
+//! person does next looks less like them.) Strangers taught neither. The threshold ranks whole people. Too few people teach no
 //! background, and people who came only once set no threshold. Must not know: files, bots, who was set aside.
 
 use super::calibrate::platt_of_any;
 use super::learn::{LearnRecipe, ShadowSession};
+use crate::doubt::lowest_log_ratio;
 use crate::hand::Hand;
-use crate::owner::{BLOCKS_MIN, Background, Owner, Owners, PEOPLE_MAX};
+use crate::owner::{BLOCKS_MIN, Background, Owners, PEOPLE_MAX};
 use crate::population::Device;
 use crate::profile::{Ending, Profile};
 use crate::sequential::{cusum, threshold_of_people};
@@ -18,7 +20,7 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
-/// Fewest people with enough mouse movement: two to judge in each fold and eight to judge them against.
+/// Fewest people with enough mouse movement: two strangers in each fold and eight to tell them from.
 pub const TEACHERS_MIN: usize = 10;
 
 /// One session's blocks of mouse movement, in order.
@@ -86,15 +88,33 @@ impl Lesson {
         }
         people.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
         people.truncate(PEOPLE_MAX);
-        let mut owners = fit(people.iter())?;
+        let mut owners = fit(&people)?;
         let (mut walks, mut rows) = (Vec::new(), Vec::new());
-        for fold in 0..FOLDS {
-            let held_out: Vec<&Vec<OwnerSession>> = people.iter().skip(fold).step_by(FOLDS).collect();
-            let outside = people.iter().enumerate().filter(|(i, _)| i % FOLDS != fold);
-            let against = fit(outside.map(|(_, person)| person))?;
-            for (i, person) in held_out.iter().enumerate() {
-                let others = held_out.iter().enumerate().filter(|(k, _)| *k != i).map(|(_, other)| *other);
-                judge(&against, person, others.take(IMPOSTORS_MAX), &mut walks, &mut rows);
+        for round in 0..JUDGED_MAX {
+            // Who came once teaches in every round and is judged in none.
+            let is_judged = |person: &Vec<OwnerSession>| person.len() >= 2 && person.len() > round;
+            if !people.iter().any(is_judged) {
+                break;
+            }
+            // Twice: who was a stranger the first time is judged the second.
+            for fold in [round, round + 1] {
+                let is_stranger = |i: usize| i % FOLDS == fold % FOLDS;
+                let is_next = |i: usize| !is_stranger(i) && (fold == round || i % FOLDS == round % FOLDS);
+                let numbered = || people.iter().enumerate();
+                let rest = numbered().filter(|(i, _)| !is_stranger(*i)).map(|(_, person)| {
+                    let mut rest = person.clone();
+                    is_judged(person).then(|| rest.remove(round));
+                    rest
+                });
+                let Ok(against) = fit(&rest.collect::<Vec<_>>()) else { continue };
+                let strangers: Vec<&OwnerSession> = numbered()
+                    .filter(|(i, _)| is_stranger(*i))
+                    .filter_map(|(_, person)| person.first())
+                    .collect();
+                for (i, person) in numbered().filter(|(i, person)| is_next(*i) && is_judged(person)) {
+                    let others = strangers.iter().cycle().skip(i).take(IMPOSTORS_MAX.min(strangers.len()));
+                    judge(&against, person, round, others.copied(), &mut walks, &mut rows);
+                }
             }
         }
         if rows.iter().any(|(_, other, _)| *other) && rows.iter().any(|(_, other, _)| !*other) {
@@ -126,77 +146,69 @@ impl Lesson {
     }
 }
 
-fn fit<'a>(people: impl Iterator<Item = &'a Vec<OwnerSession<'a>>>) -> Result<Owners, NoBackground> {
+fn fit(people: &[Vec<OwnerSession>]) -> Result<Owners, NoBackground> {
+    let most = BLOCKS_MAX / people.len().max(1);
     let blocks = |person: &Vec<OwnerSession>| -> Vec<Hand> {
         let all: Vec<&Hand> = person.iter().flat_map(|session| session.blocks).collect();
-        let taken = all.len().min(BLOCKS_MAX);
+        let taken = all.len().min(most);
         (0..taken).map(|i| all[i * all.len() / taken].clone()).collect()
     };
-    let people: Vec<Vec<Hand>> = people.map(blocks).collect();
+    let people: Vec<Vec<Hand>> = people.iter().map(blocks).collect();
     let background = Background::fit(&people).ok_or(NoBackground::Alike)?;
     Ok(Owners::uncalibrated(background, people.len()))
 }
 
-/// What a person's sessions say of them, each by a profile of the others, and others' of the first such
-/// profile; a person weighs the same whatever they moved.
+/// What one of a person's sessions says of them by a profile of the others, and what others' sessions say of
+/// that profile; a person weighs the same whatever they moved.
 fn judge<'a>(
     against: &Owners,
     person: &[OwnerSession],
-    others: impl Iterator<Item = &'a Vec<OwnerSession<'a>>>,
+    at: usize,
+    others: impl Iterator<Item = &'a OwnerSession<'a>>,
     walks: &mut Vec<(String, Vec<f32>)>,
     rows: &mut Vec<(f32, bool, f32)>,
 ) {
-    let mut own = Vec::new();
-    let mut first = None;
-    for (i, session) in person.iter().enumerate().take(JUDGED_MAX) {
-        let mut profile = Profile::default();
-        for (_, taught) in person.iter().enumerate().filter(|(k, _)| *k != i) {
-            let blocks: Vec<(Device, Hand)> =
-                taught.blocks.iter().map(|block| (taught.device, block.clone())).collect();
-            profile.learn(against, &blocks, Ending::default());
-        }
-        let walk = scores(against, &profile, session, usize::MAX);
-        if !walk.is_empty() {
-            own.extend_from_slice(&walk);
-            walks.push((session.user.to_string(), walk));
-            first.get_or_insert(profile);
-        }
+    let mut profile = Profile::default();
+    for (_, taught) in person.iter().enumerate().filter(|(i, _)| *i != at) {
+        let blocks: Vec<(Device, Hand)> =
+            taught.blocks.iter().map(|block| (taught.device, block.clone())).collect();
+        profile.learn(against, &blocks, Ending::default());
     }
-    let Some(profile) = first else { return };
-    let strangers: Vec<f32> = others
-        .filter_map(|other| other.first())
-        .flat_map(|session| scores(against, &profile, session, STRANGERS_BLOCKS_MAX))
-        .collect();
+    let own = scores(against, &profile, &person[at], usize::MAX);
+    if own.is_empty() {
+        return;
+    }
+    walks.push((person[at].user.to_string(), own.clone()));
+    let strangers: Vec<f32> =
+        others.flat_map(|session| scores(against, &profile, session, STRANGERS_BLOCKS_MAX)).collect();
     if strangers.is_empty() {
         return;
     }
+    // Each of their sessions is judged once.
+    let weight = 1.0 / person.len().min(JUDGED_MAX) as f32;
     for (scores, other) in [(own, false), (strangers, true)] {
-        let weight = 1.0 / scores.len() as f32;
+        let weight = weight / scores.len() as f32;
         rows.extend(scores.into_iter().map(|score| (score, other, weight)));
     }
 }
 
 /// What each block says that is made on a device the profile knows.
 fn scores(against: &Owners, profile: &Profile, session: &OwnerSession, most: usize) -> Vec<f32> {
-    let mut known: Vec<(usize, Option<Owner>)> = Vec::new();
+    let mut enrolled = Vec::new();
     let mut score = |block: &Hand| {
-        let device = profile.device_of(session.device, block)?;
-        let at = known.iter().position(|(of, _)| *of == device).unwrap_or_else(|| {
-            known.push((device, profile.owner(against, device)));
-            known.len() - 1
-        });
-        Some(against.log_ratio(known[at].1.as_ref()?, block))
+        lowest_log_ratio(against, profile, &mut enrolled, profile.devices_of(session.device, block), block)
     };
     session.blocks.iter().take(most).filter_map(&mut score).collect()
 }
 
-const FOLDS: usize = 5;
-/// Blocks a person gives to a background: what a profile of one device and a half holds.
-const BLOCKS_MAX: usize = 48;
+/// Blocks that all people give to a background: 48 each of as many as there can be, more each of fewer, who
+/// have to say the more.
+const BLOCKS_MAX: usize = 48 * PEOPLE_MAX;
 /// Sessions of a person looked at, and of those judged.
 const SESSIONS_MAX: usize = 12;
 const JUDGED_MAX: usize = 6;
 const IMPOSTORS_MAX: usize = 12;
+const FOLDS: usize = 5;
 const STRANGERS_BLOCKS_MAX: usize = 6;
 
 #[cfg(test)]
@@ -207,13 +219,17 @@ mod tests {
 
     /// Blocks of two sessions of each person.
     fn people(n: u64) -> Vec<(String, Vec<Hand>)> {
+        visits(n, 2)
+    }
+
+    fn visits(n: u64, each: usize) -> Vec<(String, Vec<Hand>)> {
         let sessions = |seed| {
             let mut visitor = Visitor::person(seed);
             let mut session = || {
                 let events: Vec<_> = (0..110).flat_map(|_| visitor.next_batch(2.0).events).collect();
                 (format!("u{seed}"), hand::blocks(&events))
             };
-            [session(), session()]
+            (0..each).map(|_| session()).collect::<Vec<_>>()
         };
         (0..n).flat_map(sessions).collect()
     }
@@ -233,6 +249,28 @@ mod tests {
         assert!(lax.card.slope > 0.0, "{:?}", lax.card);
         let again = Lesson::learn(&sessions(&people), 1).unwrap();
         assert_eq!(again.owners(0.1), lax);
+    }
+
+    #[test]
+    fn owners_who_taught_the_background_are_doubted_no_more_than_the_promise_says() {
+        let all = visits(30, 3);
+        let (taught, later): (Vec<_>, Vec<_>) =
+            sessions(&all).into_iter().enumerate().partition(|(i, _)| i % 3 < 2);
+        let taught: Vec<OwnerSession> = taught.into_iter().map(|(_, session)| session).collect();
+        let lesson = Lesson::learn(&taught, 1).unwrap();
+        let promised: Vec<f32> = lesson.walks.iter().flat_map(|(_, walk)| walk.clone()).collect();
+        let mut live = Vec::new();
+        for (theirs, (_, later)) in taught.chunks(2).zip(&later) {
+            let mut profile = Profile::default();
+            for session in theirs {
+                let blocks: Vec<_> =
+                    session.blocks.iter().map(|block| (session.device, block.clone())).collect();
+                profile.learn(&lesson.owners, &blocks, Ending::default());
+            }
+            live.extend(scores(&lesson.owners, &profile, later, usize::MAX));
+        }
+        let mean = |nats: &[f32]| nats.iter().sum::<f32>() / nats.len() as f32;
+        assert!(live.len() > 100 && mean(&live) <= mean(&promised), "{} {}", mean(&live), mean(&promised));
     }
 
     #[test]
