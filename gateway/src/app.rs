@@ -12,7 +12,7 @@ use crate::outbox::{Outbox, OutboxLimits};
 use crate::profiles::Profiles;
 use crate::proxy::Gateway;
 use crate::proxy::country::Countries;
-use crate::proxy::identity::login::Login;
+use crate::proxy::identity::login::{LOGGED_OUT, Login};
 use crate::proxy::identity::named::Names;
 use crate::proxy::identity::{Identifier, Namesakes};
 use crate::proxy::limits::Connections;
@@ -394,7 +394,10 @@ async fn end_revoked(
                 sockets.end(|identity| hit(identity).then(|| revocation.incident.clone()));
                 let cut = connections.cut(hit);
                 counter!("gaitway_connections_cut_total").increment(cut as u64);
-                tell_shard(&shards, &revocation.scope, true, revocation.until).await;
+                // Who logs out has done nothing wrong: the session ends well, and teaches.
+                if revocation.incident != LOGGED_OUT {
+                    tell_shard(&shards, &revocation.scope, true, revocation.until).await;
+                }
             }
             Ok(Change::Pardoned { scope, until }) => tell_shard(&shards, &scope, false, until).await,
             Err(broadcast::error::RecvError::Lagged(_)) => {

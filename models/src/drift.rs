@@ -204,8 +204,9 @@ pub struct Watch {
     learnt: Learnt,
     kinds: Vec<Kind>,
     live: Counts,
-    /// Windows of sessions that did not count, as bots' do not.
+    /// Windows of sessions that did not count, as bots' do not, and of all sessions.
     left_out: f32,
+    all: f32,
     drifting: bool,
 }
 
@@ -257,7 +258,7 @@ impl Watch {
         let learnt =
             model.card.drift.clone().filter(|learnt| !kinds.is_empty() && learnt.is_sound(kinds.len()))?;
         let live = Counts::new(kinds.len());
-        Some(Watch { learnt, kinds, live, left_out: 0.0, drifting: false })
+        Some(Watch { learnt, kinds, live, left_out: 0.0, all: 0.0, drifting: false })
     }
 
     /// Adds a session that is over; one that did not end `well` is no sign of what people are like.
@@ -265,6 +266,7 @@ impl Watch {
         let windows = tally.places().len() as f32;
         let keep = (-windows / MEMORY_WINDOWS).exp();
         self.left_out *= keep;
+        self.all = self.all * keep + windows;
         if !well {
             // Bots, however many, wash out nobody.
             self.left_out += windows;
@@ -318,7 +320,7 @@ impl Watch {
             unknown_share: now,
             unknown_share_learnt: then,
             unknown_share_limit: (then + more).min(1.0),
-            left_out_share: self.left_out / (self.left_out + live.total()).max(1.0),
+            left_out_share: self.left_out / self.all.max(1.0),
         }
     }
 }
@@ -367,7 +369,7 @@ mod tests {
     fn watch(rng: &mut ChaCha8Rng, people: usize) -> Watch {
         let people: Vec<Vec<Tally>> = (0..people).map(|_| vec![session(rng, 15, 0.0)]).collect();
         let learnt = Learnt::new(&people, 1, 1);
-        Watch { live: Counts::new(1), learnt, kinds: vec![MOUSE], left_out: 0.0, drifting: false }
+        Watch { live: Counts::new(1), learnt, kinds: vec![MOUSE], left_out: 0.0, all: 0.0, drifting: false }
     }
 
     fn come(watch: &mut Watch, rng: &mut ChaCha8Rng, sessions: usize, moved: f32) -> DriftState {
@@ -426,7 +428,11 @@ mod tests {
         (0..1_000).for_each(|_| watch.close(&session(rng, 15, 9.0), false));
         let after = watch.drift();
         assert_eq!(after.state, DriftState::Steady);
-        assert!(after.left_out_share > 0.7 && after.windows > 0.9 * before.windows, "{after:?}");
+        assert!(after.left_out_share > 0.9 && after.windows > 0.9 * before.windows, "{after:?}");
+        for i in 0..1_000 {
+            watch.close(&session(rng, 15, 0.0), i % 2 == 0);
+        }
+        assert!((watch.drift().left_out_share - 0.5).abs() < 0.05, "{:?}", watch.drift());
     }
 
     #[test]

@@ -660,6 +660,40 @@ async fn a_revocation_tells_the_provider_that_the_tokens_are_no_longer_good() {
     eventually("the provider knows", async || site.provider.count("grant.revoked") >= 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_logs_out_is_not_among_the_denied() {
+    let directory = tempfile::tempdir().unwrap();
+    let password = directory.path().join("password");
+    std::fs::write(&password, "operators share this password").unwrap();
+    let more = format!("ops:\n  listen: 127.0.0.1:0\n  password_file: {}\n", password.display());
+    let site = Site::start_with(json!({}), "", &more).await;
+    let (mut alice, mut bob) = (Browser::of("alice"), Browser::of("bob"));
+    let api = format!("http://{}/api/sessions", site.gateway.ops);
+    let operator = Client::new();
+    let list = async || -> Vec<Value> {
+        let request = operator.get(&api).bearer_auth("operators share this password");
+        let list: Value = request.send().await.unwrap().json().await.unwrap();
+        list["sessions"].as_array().unwrap().clone()
+    };
+    assert_eq!(bob.open(&site.url("/page")).await.status(), StatusCode::OK);
+    eventually("one session is listed", async || list().await.len() == 1).await;
+    let denied = list().await[0]["identity"]["session"].as_str().unwrap().to_owned();
+    assert_eq!(alice.open(&site.url("/page")).await.status(), StatusCode::OK);
+    eventually("both are listed", async || list().await.len() == 2).await;
+
+    let own = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate")];
+    let out = alice.send(Method::POST, &site.url("/_gaitway/logout"), &own, "a=b").await;
+    assert_eq!(out.status(), StatusCode::SEE_OTHER);
+    assert_eq!(alice.fetch(&site.url("/json")).await.status(), StatusCode::UNAUTHORIZED);
+    // What is told of hers is told before his.
+    let revoke = operator.post(format!("{api}/{denied}/revoke")).json(&json!({"why": "a test asked"}));
+    revoke.bearer_auth("operators share this password").send().await.unwrap().error_for_status().unwrap();
+    let is_denied = |session: &Value| session["standing"]["standing"] == "deny";
+    eventually("his is denied", async || list().await.iter().any(is_denied)).await;
+    let sessions = list().await;
+    assert_eq!(sessions.iter().filter(|session| is_denied(session)).count(), 1, "{sessions:?}");
+}
+
 const STEP_UPS: &str = "mode: enforce
 routes:
   - {name: pay, match: {path: /pay}}
