@@ -82,7 +82,7 @@ pub struct Section {
     pub reliability: Vec<Reliability>,
 }
 
-/// All sessions of one class of device, or of one kind of input.
+/// All sessions of one source, of one class of device, or of one kind of input.
 #[derive(Clone, Debug, Serialize)]
 pub struct Slice {
     pub name: String,
@@ -91,6 +91,8 @@ pub struct Slice {
     pub people: usize,
     pub bots: usize,
     pub auc: Figure,
+    /// As of the section, of these people alone; only of a source.
+    pub human_vs_replayed_human_auc: Option<Figure>,
     pub far: Figure,
     pub frr: Figure,
 }
@@ -310,11 +312,14 @@ fn leave_sources_out(
     Ok(shifts)
 }
 
-fn recorder_leak(original: &[HeldOut], anew: &[HeldOut]) -> Option<Figure> {
+/// Of all sources, or of one.
+fn recorder_leak(original: &[HeldOut], anew: &[HeldOut], source: Option<&str>) -> Option<Figure> {
     let mut names = Names::default();
     let mut people = |sessions: &[HeldOut], positive: bool| -> Vec<Judged> {
-        let people = sessions.iter().filter(|session| session.family.is_none());
-        let scores = people.flat_map(|session| {
+        let is_meant = |session: &&HeldOut| {
+            session.family.is_none() && source.is_none_or(|source| session.source == source)
+        };
+        let scores = sessions.iter().filter(is_meant).flat_map(|session| {
             let cluster = names.number(&session.user);
             let fused = session.windows.iter().filter_map(|window| window.fused);
             fused.map(move |score| Judged { score, positive, cluster })
@@ -353,6 +358,7 @@ fn slices(sessions: &[HeldOut], name: impl Fn(&HeldOut) -> String) -> Vec<Slice>
             people: rows.len() - bots,
             bots,
             auc: figure(&rows, auc),
+            human_vs_replayed_human_auc: None,
             far: figure(&rows, far),
             frr: figure(&rows, frr),
         }
@@ -373,6 +379,10 @@ fn modality_name(session: &HeldOut) -> String {
 
 fn section(name: &str, sessions: &[HeldOut], anew: &[HeldOut]) -> Section {
     let fused = judged(sessions.iter(), |window| window.fused);
+    let mut sources = slices(sessions, |session| session.source.clone());
+    for source in &mut sources {
+        source.human_vs_replayed_human_auc = recorder_leak(sessions, anew, Some(&source.name));
+    }
     let mut groups: BTreeMap<(bool, &str, Option<&str>), Vec<&HeldOut>> = BTreeMap::new();
     for session in sessions {
         let key = (session.family.is_some(), session.source.as_str(), session.family.as_deref());
@@ -385,13 +395,13 @@ fn section(name: &str, sessions: &[HeldOut], anew: &[HeldOut]) -> Section {
             metrics("30 s", &judged(sessions.iter(), |window| window.long)),
             metrics("as judged live", &fused),
         ],
-        human_vs_replayed_human_auc: recorder_leak(sessions, anew),
+        human_vs_replayed_human_auc: recorder_leak(sessions, anew, None),
         confusion_of_windows: Confusion::count(fused.iter().map(|row| (row.positive, row.score > 0.0))),
         confusion_of_sessions: Confusion::count(
             sessions.iter().map(|session| (session.family.is_some(), reach(session).is_some())),
         ),
         groups: groups.values().map(|sessions| group(sessions)).collect(),
-        sources: slices(sessions, |session| session.source.clone()),
+        sources,
         devices: slices(sessions, |session| session.device.clone()),
         modalities: slices(sessions, modality_name),
         sessions: session_metrics(sessions),

@@ -77,8 +77,15 @@ pub(in super::super) fn add_section(page: &mut Page, section: &Section) {
     let whole = confusion_rows("sessions", &section.confusion_of_sessions);
     page.table(&["who", "called people", "called bots"], windows.into_iter().chain(whole).collect());
     page.table(&GROUP_HEAD, section.groups.iter().map(group_row).collect());
-    page.text("Each source alone. Where one recorder took people and bots down, as in the lab, the AUC is not the recorder's.");
-    page.table(&slice_head("source"), section.sources.iter().map(slice_row).collect());
+    page.text(
+        "Each source alone. Where one recorder took people and bots down, as in the lab, the AUC is not the \
+         recorder's; beside it the AUC of these people against themselves recorded anew, .5 where no recorder is told.",
+    );
+    let leak = |slice: &Slice| slice.human_vs_replayed_human_auc.as_ref().map_or("–".into(), figure);
+    let row = |slice: &Slice| slice_row(slice).into_iter().chain([leak(slice)]).collect();
+    let head: Vec<&str> =
+        slice_head("source").into_iter().chain(["people against recorded anew, AUC"]).collect();
+    page.table(&head, section.sources.iter().map(row).collect());
     page.table(&slice_head("device"), section.devices.iter().map(slice_row).collect());
     page.table(&slice_head("input"), section.modalities.iter().map(slice_row).collect());
 }
@@ -232,6 +239,10 @@ mod tests {
         assert_eq!((&first["sessions"]["people"], &first["sessions"]["bots"]), (&6.into(), &6.into()));
         assert!(first["windows"][0]["auc"]["value"].as_f64().unwrap() > 0.9);
         assert!(json["human_vs_replayed_human_auc"]["value"].is_number());
+        let source = &first["sources"][0];
+        assert_eq!(source["name"], "here");
+        assert_eq!(source["human_vs_replayed_human_auc"], json["human_vs_replayed_human_auc"]);
+        assert!(source["auc"]["value"].as_f64().unwrap() > 0.9);
         assert!(json["metrics"]["10 s"]["accuracy"]["low"].is_number());
         assert_eq!(json["thresholds"]["window_nats"], 0.0);
         assert_eq!(json["n"]["bot_families"], 3);
