@@ -3,6 +3,14 @@
 //! Exit codes, the same for every command: 0 done, 1 failed or found mistakes, 2 wrong usage,
 //! 3 the gateway cannot be reached, 4 the password was refused, 5 no such session or incident.
 
+/// What commands print with in place of the standard library's, which panics once the reader has gone.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::cli::print(&format!($($text)*)) };
+}
+macro_rules! println {
+    ($($text:tt)*) => { $crate::cli::print(&format!("{}\n", format_args!($($text)*))) };
+}
+
 mod config;
 mod dataset;
 mod evaluate;

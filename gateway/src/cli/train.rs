@@ -81,6 +81,10 @@ pub fn run(args: TrainArgs) -> anyhow::Result<()> {
     std::fs::write(&args.output, &bytes)
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     let card = trained.artifact.card.clone();
+    // Before anything is printed: who reads it (`| head`) may be gone before the end.
+    if let Some(folder) = &args.report {
+        report(folder, trained, &artifact::short_hash(&bytes))?;
+    }
     println!(
         "model {} in {} ({} KiB)",
         artifact::short_hash(&bytes),
@@ -102,7 +106,6 @@ pub fn run(args: TrainArgs) -> anyhow::Result<()> {
         );
     }
     if let Some(folder) = &args.report {
-        report(folder, trained, &artifact::short_hash(&bytes))?;
         println!("report in {}", folder.display());
     }
     println!("not calibrated for any site: it shows, and logs nobody out by itself");

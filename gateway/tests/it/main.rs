@@ -10,6 +10,7 @@
 
 mod actions;
 mod app;
+mod commands;
 mod connections;
 mod decisions;
 mod drift;
