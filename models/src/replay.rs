@@ -118,7 +118,9 @@ impl Shingles {
         let gap = at.saturating_sub(last);
         let (dx, dy) = (x - last_x, y - last_y);
         let mut from = last;
-        if gap > STILL_US {
+        // Remote desktops and busy pages tell of a move only now and then; after a rest the pointer starts slowly.
+        let is_sparse = gap <= SPARSE_US && dx.hypot(dy) >= SPARSE_PX * gap as f32 / GRID_US as f32;
+        if gap > STILL_US && !is_sparse {
             self.stop();
             if gap > PAUSE_US {
                 self.before_len = 0;
@@ -441,12 +443,10 @@ impl Memory {
 #[derive(Clone, Debug)]
 pub struct Repetition {
     threads: [Thread; THREADS_MAX],
-    /// Grid steps in motion, and those that repeat, by kind; both fade.
-    moved: f32,
-    repeated: [f32; 3],
-    /// Where the latest shingle ended, and up to where repeated steps were counted.
+    /// By kind, one bit a cell of the latest movement, newest lowest: does it repeat?
+    repeated: [u64; 3],
+    /// Where the latest shingle ended.
     ends: u32,
-    counted: u32,
 }
 
 /// A stretch of memory that the session may be repeating: likenesses in the same order and at the same distance.
@@ -467,13 +467,7 @@ struct Thread {
 
 impl Default for Repetition {
     fn default() -> Repetition {
-        Repetition {
-            threads: [Thread::default(); THREADS_MAX],
-            moved: 0.0,
-            repeated: [0.0; 3],
-            ends: 0,
-            counted: 0,
-        }
+        Repetition { threads: [Thread::default(); THREADS_MAX], repeated: [0; 3], ends: 0 }
     }
 }
 
@@ -491,17 +485,19 @@ impl Repetition {
         self.compare(memory, now, session, shingle, &buckets);
     }
 
-    /// Share of the latest movement that had been seen before, 0 to 1: of the pointer in motion, fading over
-    /// twenty seconds. `None` until ten seconds of motion could be compared.
+    /// Share of the latest ten seconds of the pointer in motion that had been seen before, 0 to 1. `None` until
+    /// there were as many.
     pub fn share(&self) -> Option<f32> {
-        (self.moved >= MOVED_STEPS_MIN).then(|| (self.repeated.iter().sum::<f32>() / self.moved).min(1.0))
+        let [exact, shifted, jittered] = self.repeated;
+        let cells = (exact | shifted | jittered).count_ones();
+        (self.ends >= u64::BITS * CELL_STEPS).then(|| cells as f32 / u64::BITS as f32)
     }
 
     /// How most of what repeats does so.
     pub fn kind(&self) -> Option<ReplayKind> {
-        let most = self.repeated.iter().copied().fold(0.0, f32::max);
+        let most = self.repeated.iter().map(|cells| cells.count_ones()).max().filter(|most| *most > 0)?;
         let kinds = ReplayKind::ALL.into_iter().zip(self.repeated);
-        kinds.filter(|(_, steps)| *steps > 0.0 && *steps == most).map(|(kind, _)| kind).next()
+        kinds.filter(|(_, cells)| cells.count_ones() == most).map(|(kind, _)| kind).next()
     }
 
     fn compare(
@@ -512,11 +508,9 @@ impl Repetition {
         shingle: &Shingle,
         buckets: &[usize; BANDS],
     ) {
-        let passed = shingle.ends.saturating_sub(self.ends) as f32;
+        let passed = (shingle.ends / CELL_STEPS).saturating_sub(self.ends / CELL_STEPS);
         self.ends = shingle.ends;
-        let fade = (-passed / FADE_STEPS).exp();
-        self.moved = self.moved * fade + passed;
-        self.repeated.iter_mut().for_each(|steps| *steps *= fade);
+        self.repeated.iter_mut().for_each(|cells| *cells = cells.checked_shl(passed).unwrap_or(0));
         memory.search(now, session, shingle, buckets, |entry, distance| {
             self.follow(entry.session, &entry.shingle, shingle, distance);
         });
@@ -556,9 +550,8 @@ impl Repetition {
         thread.exact += exact;
         thread.distance += distance;
         if thread.likenesses >= LIKENESSES_MIN {
-            let from = thread.from_here.max(self.counted);
-            self.repeated[thread.kind() as usize] += here.ends.saturating_sub(from) as f32;
-            self.counted = self.counted.max(here.ends);
+            let cells = (here.ends / CELL_STEPS).saturating_sub(thread.from_here / CELL_STEPS);
+            self.repeated[thread.kind() as usize] |= 1u64.checked_shl(cells).map_or(u64::MAX, |end| end - 1);
         }
     }
 }
@@ -604,6 +597,9 @@ const SEGMENT_STEPS_MIN: usize = 6;
 const SEGMENT_STEPS_MAX: usize = 50;
 const STILL_PX: f32 = 0.05;
 const JUMP_PX: f32 = 60.0;
+/// Moves at most so far apart, and of at least so many px a grid step between, are one movement.
+const SPARSE_US: u64 = 400_000;
+const SPARSE_PX: f32 = 1.0;
 /// After a longer rest, a new shingle begins.
 const PAUSE_US: u64 = 5_000_000;
 /// Slowest speed told apart from others, px a grid step.
@@ -621,21 +617,23 @@ const BAND_BITS: usize = 14;
 const PROBES_MAX: usize = 64;
 /// Shingles nearer than this are alike: four in five of a noisy replay, one unrelated pair in two thousand.
 const LIKE_MAX: f32 = 0.4;
-/// Successive shingles share sub-movements and are alike together; five hold seven sub-movements at least.
-const LIKENESSES_MIN: u32 = 5;
+/// Successive shingles share sub-movements and are alike together; seven hold nine sub-movements at least. People
+/// who draw the same shape over and over were seen to repeat six.
+const LIKENESSES_MIN: u32 = 7;
 /// A thread without a likeness for eight seconds of motion is lost.
 const THREAD_STEPS_MAX: u32 = 400;
-/// A replay's pace differs by this share at most, and a dip is found some steps earlier or later.
+/// A replay's pace differs by this share at most, and a dip is found some steps earlier or later: by a lost
+/// move of a remote desktop up to a third of a second.
 const PACE_MAX: f32 = 0.12;
-const DIP_STEPS: f32 = 8.0;
+const DIP_STEPS: f32 = 16.0;
 /// Paces nearer than this are the same.
 const PACE_SAME: f32 = 0.02;
 /// Mean distance of movement that was only moved or scaled: rounding to whole px leaves as much.
 const UNTOUCHED: f32 = 0.05;
 /// A session's own movement counts as seen before after five seconds in motion.
 const OWN_STEPS_MIN: u32 = 250;
-const FADE_STEPS: f32 = 1_000.0;
-const MOVED_STEPS_MIN: f32 = 500.0;
+/// What one of the 64 bits stands for: together ten seconds of the pointer in motion.
+const CELL_STEPS: u32 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -720,6 +718,38 @@ mod tests {
             first.iter().chain(&again).filter(|event| event.kind.position().is_some()).copied().collect();
         let mut memory = Memory::new(MEMORY_SHINGLES, u64::MAX);
         assert!(follow(&mut memory, 0, 1, &both).share().unwrap() > 0.8);
+    }
+
+    #[test]
+    fn the_share_is_that_of_the_latest_ten_seconds_in_motion() {
+        let mut memory = Memory::new(MEMORY_SHINGLES, u64::MAX);
+        follow(&mut memory, 0, 1, &events(2));
+        let mut visitor = Visitor::person(6);
+        let own: Vec<Event> = (0..300).flat_map(|_| visitor.next_batch(2.0).events).collect();
+        let end = own.last().unwrap().at_us;
+        let replay = changed(&events(2), |_, at, _, _| *at += end + 2_000_000);
+        let mut repetition = Repetition::default();
+        for shingle in shingles(&[own, replay].concat()) {
+            repetition.observe(&mut memory, Timestamp(0), 2, &shingle);
+        }
+        // However long a person was here before.
+        assert!(repetition.share().unwrap() > 0.9, "{:?}", repetition.share());
+    }
+
+    #[test]
+    fn moves_told_of_nine_times_a_second_are_followed() {
+        let sparse = |seed| {
+            let mut last = 0;
+            let mut is_due = |at| at >= last + 109_000 && std::mem::replace(&mut last, at) < at;
+            events(seed).into_iter().filter(|event| is_due(event.at_us)).collect::<Vec<_>>()
+        };
+        let mut memory = Memory::new(MEMORY_SHINGLES, u64::MAX);
+        for person in 1..4 {
+            let share = follow(&mut memory, 0, person, &sparse(person)).share();
+            assert!(share.unwrap() < 0.2, "person {person}: {share:?}");
+        }
+        let later = changed(&sparse(2), |_, at, _, _| *at += 7_654_300);
+        assert!(follow(&mut memory, 0, 9, &later).share().unwrap() > 0.8);
     }
 
     #[test]

@@ -310,7 +310,7 @@ pub static FACTS: &[Fact] = &[
     Fact {
         name: "replay.match",
         kind: SHARE,
-        doc: "How much of the latest half minute's movement had been seen before, in any session; 0 until compared.",
+        doc: "How much of the latest ten seconds of the pointer in motion had been seen before, in any session; 0 until compared.",
         tellable: true,
         of_request: false,
         get: |facts| FactValue::Double(decimal(facts.replay_match.unwrap_or(0.0))),

@@ -16,26 +16,38 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
 }
 
 fn page(report: &Report) -> Page {
-    let [half, rule] = report.shares;
     let mut page = Page {
         title: "Replay detection".into(),
         introduction: format!(
             "Written by `gaitway evaluate --task replay`; seed {}. Exact 95 % intervals (Clopper and Pearson). A session \
-             is called a replay where the share of its latest movement that had been seen before reaches {half}, or {rule}.",
+             is called a replay where the share of its latest ten seconds in motion that had been seen before ever reaches \
+             .5 (it teaches nothing), .8 (the rule of `default`) or .9 (that of `balanced`).",
             report.seed
         ),
         warnings: report.warnings.clone(),
         ..Page::default()
     };
     page.heading("People");
-    page.text("Each session against all sessions before it and its own past.");
+    page.text("Each session against all of its source before it and its own past.");
     let people = report.people.iter().map(|people| {
-        let [half, rule] = &people.called;
         let (sessions, compared) = (people.sessions.to_string(), people.compared.to_string());
-        vec![people.source.clone(), sessions, compared, figure(half), figure(rule)]
+        let mut row = vec![people.source.clone(), sessions, compared];
+        row.extend(people.called.iter().map(figure));
+        row.push(format!("{:.2}", people.highest));
+        row.push(format!("{} of {}", people.remembered, people.shingles));
+        row
     });
     page.table(
-        &["source", "sessions", "with enough movement", "called at .5", "called at .8"],
+        &[
+            "source",
+            "sessions",
+            "with enough movement",
+            "called at .5",
+            "called at .8",
+            "called at .9",
+            "largest share of all",
+            "fingerprints remembered",
+        ],
         people.collect(),
     );
     for (title, within) in
@@ -51,8 +63,9 @@ fn page(report: &Report) -> Page {
                 "with enough movement",
                 "caught at .5",
                 "caught at .8",
+                "caught at .9",
                 "named exact / shifted / jittered",
-                "seconds until .5",
+                "seconds until .8",
             ],
             played.collect(),
         );
@@ -61,16 +74,11 @@ fn page(report: &Report) -> Page {
 }
 
 fn row(played: &Played) -> Vec<String> {
-    let [half, rule] = &played.caught;
     let [exact, shifted, jittered] = played.named;
-    vec![
-        played.source.clone(),
-        played.way.into(),
-        played.sessions.to_string(),
-        played.compared.to_string(),
-        figure(half),
-        figure(rule),
-        format!("{exact} / {shifted} / {jittered}"),
-        format!("{:.0}", played.seconds),
-    ]
+    let (sessions, compared) = (played.sessions.to_string(), played.compared.to_string());
+    let mut row = vec![played.source.clone(), played.way.into(), sessions, compared];
+    row.extend(played.caught.iter().map(figure));
+    row.push(format!("{exact} / {shifted} / {jittered}"));
+    row.push(format!("{:.0}", played.seconds));
+    row
 }
