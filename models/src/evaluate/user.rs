@@ -2,11 +2,11 @@
 //!
 //! Every session runs through the code that runs live: a person's longest session teaches a profile, and
 //! their others and a whole fold's strangers are watched against it, block by block of 14 s of active input.
-//! Calibration and thresholds come from the people of the other folds, as `gaitway learn` would make them; the
-//! background also holds the owners' longest sessions, as a site's does, and nothing of the strangers. Sources whose notes mark sessions `train`
-//! and `is_illegal=0` or `1` are judged as labelled: an owner's training sessions teach, each labelled
-//! session is judged whole, the other owners' training sessions are the background. Must not know: files,
-//! pages.
+//! Calibration and thresholds come from the people of the other folds, as `gaitway learn` would make them; so
+//! does the background, once without the owners, as published figures are made, and once with their longest
+//! sessions, as a site's holds them. Strangers taught nothing. Sources whose notes mark sessions `train` and
+//! `is_illegal=0` or `1` are judged as labelled: an owner's training sessions teach, each labelled session is
+//! judged whole, the other owners' training sessions are the background. Must not know: files, pages.
 
 use super::{EvaluateError, Figure, Judged, auc, clopper_pearson, eer, far, figure, frr, mean_figure};
 use crate::artifact::Artifact;
@@ -221,12 +221,40 @@ fn judge_folds(source: &str, recordings: &[&Recording], seed: u64) -> Option<Sec
         }
     }
     people.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let published = judge_people(&people, seed, false)?;
+    let live = judge_people(&people, seed, true)?;
+    let thresholds = FALSE_ALARMS.iter().zip(&live.thresholds);
+    let sessions = thresholds.map(|(level, folds)| live.sessions(*level, folds)).collect();
+    let protocol = format!(
+        "longest session teaches, the others watched live in blocks of {} s of active input; {FOLDS} folds of people, \
+         background, calibration and thresholds from folds that are not judged; as a site runs live, and for whole \
+         sessions, the background also holds the owners' longest sessions",
+        hand::BLOCK_ACTIVE_US / 1_000_000
+    );
+    let mut rows = vec![
+        row("with background", &published.rows, &published.rows),
+        row("with a background that owners taught too", &live.rows, &live.rows),
+    ];
+    if !published.alone.is_empty() {
+        rows.push(row(
+            "isolation forest of the owner alone",
+            &published.alone,
+            &against_others(&published.alone),
+        ));
+    }
+    let Judgements { rows: judged, unknown, owners_judged, .. } = published;
+    let unknown = Some((unknown.share(false), unknown.share(true)));
+    Some(Section { sessions, unknown, ..section(source, protocol, owners_judged, rows, &judged) })
+}
+
+/// Every person against strangers. With `owners_teach` the background holds the owners' longest sessions, as a
+/// site's does, and the strangers are another fold's.
+fn judge_people(people: &[Person], seed: u64, owners_teach: bool) -> Option<Judgements> {
     let mut judged = Judgements::default();
-    let (mut thresholds, mut owners_judged) = (FALSE_ALARMS.map(|_| Vec::new()), 0);
     for fold in 0..FOLDS {
         let is_owner = |i: &usize| i % FOLDS == fold;
-        let is_stranger = |i: &usize| i % FOLDS == (fold + 1) % FOLDS;
-        // A site's background holds its owners too, by what came before the session judged.
+        let is_stranger = |i: &usize| i % FOLDS == (fold + usize::from(owners_teach)) % FOLDS;
+        // What came before the session judged.
         let tests = |i: usize| people[i].tests.iter().filter(move |_| !is_owner(&i));
         let sessions: Vec<OwnerSession> = (0..people.len())
             .filter(|i| !is_stranger(i))
@@ -235,7 +263,7 @@ fn judge_folds(source: &str, recordings: &[&Recording], seed: u64) -> Option<Sec
             .collect();
         let lesson = Lesson::learn(&sessions, seed).ok()?;
         let owners = lesson.owners(FALSE_ALARMS[0]);
-        for (level, thresholds) in FALSE_ALARMS.iter().zip(&mut thresholds) {
+        for (level, thresholds) in FALSE_ALARMS.iter().zip(&mut judged.thresholds) {
             let card = lesson.owners(*level).card;
             thresholds.push((card.threshold?.nats, card.calibrated));
         }
@@ -246,7 +274,7 @@ fn judge_folds(source: &str, recordings: &[&Recording], seed: u64) -> Option<Sec
             else {
                 continue;
             };
-            owners_judged += 1;
+            judged.owners_judged += 1;
             let places: Option<Vec<Vec<f32>>> =
                 people[i].enrolled.blocks.iter().map(|block| background.place(block)).collect();
             let forest = places.and_then(|rows| IsolationForest::fit(&rows, IsolationParams::default()));
@@ -266,21 +294,7 @@ fn judge_folds(source: &str, recordings: &[&Recording], seed: u64) -> Option<Sec
             }
         }
     }
-    let thresholds = FALSE_ALARMS.iter().zip(&thresholds);
-    let sessions = thresholds.map(|(level, folds)| judged.sessions(*level, folds)).collect();
-    let protocol = format!(
-        "longest session teaches profile and background, the others watched live in blocks of {} s of active input; \
-         {FOLDS} folds of people, calibration and thresholds from the folds that are not judged, impostors from one that \
-         taught nothing",
-        hand::BLOCK_ACTIVE_US / 1_000_000
-    );
-    let Judgements { rows: judged, alone, unknown, .. } = judged;
-    let mut rows = vec![row("with background", &judged, &judged)];
-    if !alone.is_empty() {
-        rows.push(row("isolation forest of the owner alone", &alone, &against_others(&alone)));
-    }
-    let unknown = Some((unknown.share(false), unknown.share(true)));
-    Some(Section { sessions, unknown, ..section(source, protocol, owners_judged, rows, &judged) })
+    Some(judged)
 }
 
 /// All that was judged, block by block and session by session.
@@ -293,6 +307,9 @@ struct Judgements {
     walks: Vec<(usize, bool, Vec<f32>)>,
     /// Owners' sessions by a faster mouse: fold, the evidence after each judged block.
     other_mouse: Vec<(usize, Vec<f32>)>,
+    /// By level and fold: nats, and whether people enough promise them.
+    thresholds: [Vec<(f32, bool)>; FALSE_ALARMS.len()],
+    owners_judged: usize,
 }
 
 /// Blocks judged and completed: the owners', the impostors'.
