@@ -89,6 +89,10 @@ fn drift_lines(drift: Option<Drift>) -> String {
     for stratum in &drift.strata {
         let (input, limit, windows) = (stratum.input, stratum.limit, stratum.windows);
         let _ = match stratum.psi {
+            Some(psi) if psi > limit && !stratum.moved => writeln!(
+                text,
+                "drift      {input}: index {psi:.2} since the model before, away from bots: no drift ({windows:.0} windows)"
+            ),
             Some(psi) => writeln!(
                 text,
                 "drift      {input}: index {psi:.2} since the model before; above {limit:.2} is much ({windows:.0} windows)"

@@ -62,7 +62,7 @@ pub fn run(args: ModelArgs) -> anyhow::Result<()> {
                 println!("the cards say the same");
             }
             let Some(data) = data else { return Ok(()) };
-            let recordings = dataset::read(&data, sources.as_deref())?;
+            let recordings = dataset::read_all(&data, sources.as_deref())?;
             print!("{}", verdicts(&compare(&first, &second, &recordings)?));
             Ok(())
         }

@@ -588,7 +588,7 @@ const showStatus = () => {
     ['Sessions', `${counts.live.toLocaleString('en')} live`, `${counts.judged.toLocaleString('en')} with enough input`, false],
     ['Telemetry', counts.expected ? `${Math.round((100 * counts.seen) / counts.expected)} % send it` : 'none expected yet', counts.expected ? 'of sessions that got a page' : '', false],
     ['Revocations', board.entries.toLocaleString('en'), board.backend === 'embedded' ? 'kept in this process' : board.connected ? 'shared through Redis' : 'Redis is away; this replica goes on alone', !board.connected],
-    ['Model', status.in_force.model.calibrated ? 'knows this site' : 'has not learnt this site', [status.in_force.model.hash.slice(0, 8), drift(status.drift)].filter(Boolean).join(' · '), status.drift.state === 'drifting'],
+    ['Model', status.in_force.model.calibrated ? 'knows this site' : 'has not learnt this site', [status.in_force.model.hash.slice(0, 8), drift(status.drift)].filter(Boolean).join(' · '), false],
     ['Policy', status.in_force.policy_version.slice(0, 8) || '–', status.in_force.reload_error ? 'the changed file has mistakes; the old policy holds' : status.in_force.policy_from.split('/').pop(), Boolean(status.in_force.reload_error)],
   ];
   if (status.candidate_drift) items.push(['Candidate model', status.in_force.candidate.hash.slice(0, 8), drift(status.candidate_drift), false]);

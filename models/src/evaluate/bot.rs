@@ -15,6 +15,7 @@ use crate::detector::{Detector, Modality, probability};
 use crate::sequential::cusum;
 use crate::session::Window;
 use crate::sim::recorder::record_anew;
+use crate::train::learn::device_of;
 use crate::train::{self, Algorithm, HeldOut, HeldOutWindow, Progress, SIMULATOR};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -269,11 +270,12 @@ const WARNINGS: [&str; 4] = [
 /// Judges recordings by a finished model, window by window.
 pub(super) fn judge(detector: &Detector, recordings: &[Recording]) -> Vec<HeldOut> {
     let judged = dataset::join_short(recordings.to_vec()).into_iter().map(|recording| {
+        let class = device_of(&recording);
         let Watched { windows, seconds, modality } = dataset::watch(&recording.events);
         let says = |(window, seconds): (&Window, f32)| HeldOutWindow {
             short: detector.log_ratio_by(window, Some(Span::Short)),
             long: window.long.as_ref().and_then(|_| detector.log_ratio_by(window, Some(Span::Long))),
-            fused: detector.window_log_ratio(window),
+            fused: detector.log_ratio_on(window, class),
             seconds,
         };
         HeldOut {

@@ -21,7 +21,7 @@ pub struct Comparison {
     /// Mean and largest difference of a window's log-likelihood ratio, nats.
     pub mean_difference: f64,
     pub largest_difference: f64,
-    /// Sessions whose verdict changed, by source and bot family, people without one.
+    /// Sessions whose verdict changed, by source and bot family, as far as one is known.
     pub groups: BTreeMap<String, Changes>,
 }
 
@@ -67,7 +67,7 @@ pub fn compare(first: &[u8], second: &[u8], recordings: &[Recording]) -> Result<
         }
         let verdicts = (reach(a).is_some(), reach(b).is_some());
         comparison.sessions.count(verdicts.0, verdicts.1);
-        let group = format!("{}, {}", a.source, a.family.as_deref().unwrap_or("people"));
+        let group = format!("{}, {}", a.source, a.family.as_deref().unwrap_or("no bot known"));
         comparison.groups.entry(group).or_default().count(verdicts.0, verdicts.1);
     }
     comparison.mean_difference = if both > 0 { sum / both as f64 } else { 0.0 };
@@ -80,6 +80,7 @@ mod tests {
     use crate::DEFAULT_MODEL;
     use crate::artifact::Artifact;
     use crate::sim::{BotKind, Visitor};
+    use crate::train::learn::{LearnRecipe, learn, shadow_sessions};
 
     fn recordings() -> Vec<Recording> {
         let recording = |(i, family): (u64, Option<BotKind>)| {
@@ -119,7 +120,22 @@ mod tests {
         let lost = compare(DEFAULT_MODEL, &blunt.encode(), &recordings()).unwrap();
         assert_eq!(lost.sessions.now_person, 2);
         assert_eq!(lost.groups["here, linear-even"].now_person, 2);
-        assert_eq!(lost.groups["here, people"].now_bot, 0);
+        assert_eq!(lost.groups["here, no bot known"].now_bot, 0);
         assert!(lost.largest_difference > 1.0);
+    }
+
+    #[test]
+    fn what_a_site_taught_counts_in_the_comparison() {
+        let base = Artifact::decode(DEFAULT_MODEL).unwrap();
+        let recording = |i| {
+            let mut visitor = Visitor::person(i);
+            let events = (0..90).flat_map(|_| visitor.next_batch(2.0).events).collect();
+            Recording { user: format!("u{i}"), session: format!("s{i}"), events, ..recordings().remove(0) }
+        };
+        let people: Vec<Recording> = (500..510).map(recording).collect();
+        let recipe = LearnRecipe { trees: 12, owners: false, ..LearnRecipe::default() };
+        let taught = learn(&shadow_sessions(&people).0, &base, &recipe, &mut |_| ()).unwrap().artifact;
+        let changed = compare(DEFAULT_MODEL, &taught.encode(), &people).unwrap();
+        assert!(changed.largest_difference > 1.0, "{changed:?}");
     }
 }

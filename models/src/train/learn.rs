@@ -115,10 +115,7 @@ pub fn shadow_sessions(recordings: &[Recording]) -> (Vec<ShadowSession>, LeftOut
         }
     }
     let shadow = |recording: Recording| ShadowSession {
-        device: match Device::of(recording.environment) {
-            Device(0) => Device::named(&recording.marks.device),
-            told => told,
-        },
+        device: device_of(&recording),
         vouched: recording.label == Label::Human || recording.marks.operator == Label::Human,
         windows: dataset::windows(&recording.events),
         blocks: hand::blocks(&recording.events),
@@ -130,6 +127,14 @@ pub fn shadow_sessions(recordings: &[Recording]) -> (Vec<ShadowSession>, LeftOut
     sessions.retain(|session| !session.windows.is_empty());
     left.short = (before - sessions.len()) as u32;
     (sessions, left)
+}
+
+/// The class of device a recording was made on: as the browser told, else as the index does.
+pub(crate) fn device_of(recording: &Recording) -> Device {
+    match Device::of(recording.environment) {
+        Device(0) => Device::named(&recording.marks.device),
+        told => told,
+    }
 }
 
 /// Learns a site. `base` gives the bot bank and the experts for what the population does not look at.
