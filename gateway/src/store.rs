@@ -121,7 +121,7 @@ pub trait Store: Send + Sync {
     /// Records an incident and its steps in one transaction, and with them its audit record if it
     /// deserves one (`audit_word`). Repeating the same id changes nothing.
     async fn record(&self, incident: &Incident, steps: &[Step]) -> Result<(), StoreError>;
-    /// Incidents with a pending step due by `now`, oldest first.
+    /// Incidents with a pending step due by `now`, due for longest first.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<IncidentRow>, StoreError>;
     /// The same for one step only, so that a sink that is behind does not hide another's work.
     async fn due_for(&self, step: &str, now: Timestamp, limit: u32) -> Result<Vec<IncidentRow>, StoreError>;

@@ -400,7 +400,8 @@ macro_rules! implement_store {
                 }
             }
 
-            /// Incidents with this step, or any, due by `now`, oldest first.
+            /// Incidents with this step, or any, due by `now`: due for longest first, or those that are put off
+            /// each time would hide the others.
             async fn due_steps(
                 &self,
                 step: Option<&str>,
@@ -480,10 +481,10 @@ macro_rules! select_rows {
 }
 
 pub(super) const SELECT_DUE: &str = select_rows!(
-    "SELECT d.* FROM (SELECT DISTINCT incident FROM gaitway_steps WHERE state = 'pending' \
-     AND retry_at_ms <= $1 AND ($3 IS NULL OR name = $3)) AS due JOIN gaitway_incidents AS d ON d.id = due.incident \
-     ORDER BY d.at_ms, d.number LIMIT $2",
-    "i.at_ms, i.number"
+    "SELECT d.*, due.due_ms FROM (SELECT incident, MIN(retry_at_ms) AS due_ms FROM gaitway_steps \
+     WHERE state = 'pending' AND retry_at_ms <= $1 AND ($3 IS NULL OR name = $3) GROUP BY incident) AS due \
+     JOIN gaitway_incidents AS d ON d.id = due.incident ORDER BY due.due_ms, d.at_ms, d.number LIMIT $2",
+    "i.due_ms, i.at_ms, i.number"
 );
 
 pub(super) const SELECT_INCIDENTS: &str = select_rows!(

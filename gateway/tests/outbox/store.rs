@@ -48,7 +48,7 @@ const CLAIMS: &[(&str, Claim)] = claims![
     an_incident_comes_back_as_it_was_recorded,
     recording_twice_changes_nothing,
     every_value_of_an_incident_survives,
-    due_gives_pending_steps_only_and_the_oldest_first,
+    due_gives_pending_steps_only_and_the_longest_due_first,
     a_claim_is_given_once,
     incidents_are_filtered_and_newest_first,
     shadow_decisions_are_never_in_force,
@@ -113,7 +113,7 @@ async fn every_value_of_an_incident_survives(store: &dyn Store) {
     assert_eq!(active.len(), 1);
 }
 
-async fn due_gives_pending_steps_only_and_the_oldest_first(store: &dyn Store) {
+async fn due_gives_pending_steps_only_and_the_longest_due_first(store: &dyn Store) {
     for number in [3, 1, 2, 4] {
         let at = later(u64::from(number));
         store.record(&logout(number, at), &[Step::pending("mail", at)]).await.unwrap();
@@ -129,7 +129,12 @@ async fn due_gives_pending_steps_only_and_the_oldest_first(store: &dyn Store) {
     store.update_step("G-003", &later_again).await.unwrap();
     assert_eq!(ids(store.due(later(5), 10).await.unwrap()), ["G-004"]);
     let rows = store.due(later(60), 10).await.unwrap();
-    assert_eq!(rows[0].steps, [later_again]);
+    assert_eq!(rows[1].steps, [later_again]);
+    assert_eq!(
+        ids(rows),
+        ["G-004", "G-003"],
+        "what was put off hides nothing that was not, however old it is"
+    );
     assert_eq!(store.pending().await.unwrap(), 2);
 }
 
