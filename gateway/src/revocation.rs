@@ -130,7 +130,8 @@ impl Revocations {
         }
         let mut left_out = 0usize;
         for revocation in &initial {
-            let applied = board.apply(Key::of(&revocation.scope), Record::revoked(revocation), now);
+            let (key, record) = revoked(&board, revocation);
+            let applied = board.apply(key, record, now);
             left_out += usize::from(applied == Applied::Full);
         }
         if left_out > 0 {
@@ -169,7 +170,8 @@ impl Revocations {
     /// repeats until `Ok`. `Full` means not even in force. An older decision than what is known (a
     /// pardon since) changes nothing and is `Ok`.
     pub async fn revoke(&self, revocation: Revocation) -> Result<(), RevocationError> {
-        self.decide(Key::of(&revocation.scope), Record::revoked(&revocation)).await
+        let (key, record) = revoked(&self.board, &revocation);
+        self.decide(key, record).await
     }
 
     /// Undoes a revocation of exactly this scope, and for a session also older ones of its token and
@@ -187,11 +189,11 @@ impl Revocations {
         self.decide(key, Record::pardoned(&pardon, keep)).await
     }
 
-    /// Whether exactly this scope was pardoned at this moment or later. A false "no" lets an old decision undo
-    /// a pardon, so ask [`Revocations::is_caught_up`] too.
+    /// Whether exactly this scope was pardoned at this moment or later, or ended again at this moment or later
+    /// after a pardon. A false "no" lets an old decision undo a pardon, so ask [`Revocations::is_caught_up`] too.
     pub fn is_pardoned_since(&self, scope: &Scope, moment: Timestamp) -> bool {
         let known = self.board.get(&Key::of(scope));
-        known.is_some_and(|known| known.is_pardon && known.decided_at >= moment)
+        known.is_some_and(|known| known.follows_pardon() && known.decided_at >= moment)
     }
 
     /// Until when a pardon announced to keep rules away from the session, if it does now. Memory only.
@@ -281,6 +283,17 @@ async fn sweep_forever(board: Arc<Board>) {
         board.sweep(crate::clock::now());
         metrics::gauge!("gaitway_revocations_active").set(shared::count(board.revoked()));
     }
+}
+
+/// A revocation's record. In place of a pardon's it is kept as long as that one, or a late copy of what the pardon
+/// answered would be in force once this is over.
+fn revoked(board: &Board, revocation: &Revocation) -> (Key, Record) {
+    let key = Key::of(&revocation.scope);
+    let mut record = Record::revoked(revocation);
+    if let Some(known) = board.get(&key).filter(Record::follows_pardon) {
+        record.keep = record.keep.max(known.keep);
+    }
+    (key, record)
 }
 
 /// Until when a pardon's record is kept at least.

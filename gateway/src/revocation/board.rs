@@ -97,6 +97,8 @@ impl Board {
         let mut shard = self.write(self.shard_of(&key));
         let len = self.len();
         let change = record.change(&key);
+        // Kept for the pardon that it replaced; it refuses nobody.
+        let is_over = !record.is_pardon && record.until <= now;
         match shard.entry(key) {
             Entry::Occupied(known) if *known.get() >= record => return Applied::Known,
             Entry::Occupied(mut known) => {
@@ -111,8 +113,10 @@ impl Board {
                 place.insert(record);
             }
         }
-        // Nobody listening is no error.
-        let _ = self.changes.send(change);
+        if !is_over {
+            // Nobody listening is no error.
+            let _ = self.changes.send(change);
+        }
         Applied::Changed
     }
 

@@ -72,7 +72,7 @@ pub(super) struct Record {
     /// Until when it is refused, or exempt.
     pub(super) until: Timestamp,
     /// Until when the record itself is kept. A pardon outlives the revocation it answers, so that a late
-    /// copy of that one finds it.
+    /// copy of that one finds it; so does a revocation that replaced a pardon.
     pub(super) keep: Timestamp,
     /// Subjects only: tokens issued before this moment are meant.
     pub(super) before: Timestamp,
@@ -97,6 +97,11 @@ impl Record {
             before: before(&pardon.scope),
             incident: "".into(),
         }
+    }
+
+    /// Whether it is a pardon, or replaced one that would be kept for longer than it refuses.
+    pub(super) fn follows_pardon(&self) -> bool {
+        self.is_pardon || self.keep > self.until
     }
 
     pub(super) fn scope(&self, key: &Key) -> Scope {

@@ -213,11 +213,44 @@ async fn a_pardon_from_before_the_restart_outweighs_late_copies_of_what_it_answe
     assert!(!board.is_pardoned_since(&Scope::Session(session(2)), Timestamp(0)));
     board.revoke(Revocation { decided_at: after, ..late.clone() }).await.unwrap();
     assert!(is_refused(&board, 1), "what was decided since counts");
-    assert!(!board.is_pardoned_since(&scope, late.decided_at));
+    assert!(board.is_pardoned_since(&scope, late.decided_at), "as it followed a pardon");
     // One that is older than anything that is tried again is let go.
     let old = Pardon { scope, decided_at: crate::clock::ago(PARDON_KEPT), until: late.decided_at };
     let board = Revocations::start_with(&config, Vec::new(), vec![old]).await.unwrap();
     assert!(!board.is_pardoned_since(&scope, Timestamp(0)));
+}
+
+#[tokio::test]
+async fn a_short_measure_after_a_pardon_forgets_no_pardon() {
+    let late = of_session(1);
+    let scope = Scope::Session(session(1));
+    let pardon = Pardon { scope, decided_at: late.decided_at, until: late.decided_at };
+    let config = config::Revocation::default();
+    let after = late.decided_at.plus(Duration::from_millis(1));
+    let short =
+        || Revocation { decided_at: after, until: now().plus(Duration::from_secs(60)), ..late.clone() };
+    let over = |revocation: &Revocation| revocation.until.plus(Duration::from_millis(1));
+    // Decided before a restart, and since.
+    let before = short();
+    let board = Revocations::start_with(&config, vec![before.clone()], vec![pardon.clone()]).await.unwrap();
+    board.board.sweep(over(&before));
+    assert!(board.is_pardoned_since(&scope, late.decided_at));
+    let board = Revocations::start_with(&config, Vec::new(), vec![pardon]).await.unwrap();
+    let since = short();
+    board.revoke(since.clone()).await.unwrap();
+    assert!(is_refused(&board, 1));
+    board.board.sweep(over(&since));
+    assert!(board.is_pardoned_since(&scope, late.decided_at));
+    board.revoke(late).await.unwrap();
+    assert_eq!(board.check(&visitor(1), over(&since)), None, "a late copy is in force");
+    assert!(!board.is_pardoned_since(&scope, after.plus(Duration::from_millis(1))));
+    // Nor does a copy that comes when it is over tell anybody that a session has ended.
+    let other = Board::new(10);
+    let mut changes = other.subscribe();
+    let record = board.board.get(&Key::of(&scope)).unwrap();
+    other.apply(Key::of(&scope), record, over(&since));
+    assert!(changes.try_recv().is_err());
+    assert!(other.get(&Key::of(&scope)).is_some());
 }
 
 #[tokio::test]
