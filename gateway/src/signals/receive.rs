@@ -175,7 +175,7 @@ impl Receiver {
                     "verified"
                 }
                 Kind::Other => "unsupported",
-                Kind::SessionRevoked | Kind::AccountDisabled if set.is_stale(now) => "stale",
+                Kind::SessionRevoked | Kind::AccountDisabled if event.is_stale(now) => "stale",
                 Kind::SessionRevoked | Kind::AccountDisabled => {
                     let part = u8::try_from(index).unwrap_or(u8::MAX);
                     self.act(from, (&name, part), event.kind, event.at, event.about.as_ref()).await?
@@ -216,12 +216,9 @@ impl Receiver {
             return Ok("unknown");
         }
         let mut all_pardoned = true;
-        for (place, identity) in (0u8..).zip(reached) {
-            let number = self.secret.token(&[b"signal", &name.0, &[part, place]]);
-            let mut bytes = [0; 10];
-            bytes.copy_from_slice(&number.0[..10]);
+        for identity in reached {
             let incident = Incident {
-                id: incident_id("SG", &bytes),
+                id: self.number(name, part, &identity.session),
                 at,
                 identity,
                 rule: super::RULE.into(),
@@ -236,7 +233,15 @@ impl Receiver {
             let id = incident.id.clone();
             match self.outbox.offer(incident).await {
                 Offered::Taken | Offered::Known => all_pardoned = false,
-                Offered::Pardoned => continue,
+                Offered::Pardoned => {
+                    tracing::info!(
+                        issuer = from.settings.issuer,
+                        event = kind.as_str(),
+                        at_ms = at.0,
+                        "a security event ends nothing: it tells of a moment before a pardon"
+                    );
+                    continue;
+                }
                 Offered::Later(why) => return Err(Refused::Later(why)),
             }
             if !self.outbox.is_carried_out(&id, CARRIED_OUT_WAIT).await {
@@ -248,6 +253,15 @@ impl Receiver {
             Mode::Enforce => "done",
             Mode::Shadow => "shadow",
         })
+    }
+
+    /// The incident's number for one session that this part of a token reaches: the same each time it comes, whatever
+    /// others it reaches by then.
+    fn number(&self, token: &TokenId, part: u8, session: &SessionId) -> String {
+        let number = self.secret.token(&[b"signal", &token.0, &[part], &session.0]);
+        let mut bytes = [0; 10];
+        bytes.copy_from_slice(&number.0[..10]);
+        incident_id("SG", &bytes)
     }
 
     /// The pseudonyms of what an event of this moment is about. `None`: the transmitter may not speak of it.
@@ -604,8 +618,7 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use http::{HeaderMap, Method};
 
-    #[tokio::test]
-    async fn strangers_who_send_many_take_nothing_from_who_shows_the_bearer_token() {
+    async fn receiver() -> Arc<Receiver> {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join("t.sqlite")).await.unwrap());
         let board = Revocations::start(&config::Revocation::default(), Vec::new()).await.unwrap();
@@ -618,7 +631,24 @@ mod tests {
             ..config::Receive::default()
         }];
         let secret = Arc::new(InstallSecret::from_text(&[7; 32], "test").unwrap());
-        let receiver = Receiver::start(&config, secret, None, outbox).unwrap();
+        Receiver::start(&config, secret, None, outbox).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_event_for_another_session_is_not_taken_for_the_firsts() {
+        let receiver = receiver().await;
+        let (event, another) = (TokenId([1; 16]), TokenId([2; 16]));
+        let (first, second) = (SessionId([1; 16]), SessionId([2; 16]));
+        let number = receiver.number(&event, 0, &second);
+        assert_eq!(receiver.number(&event, 0, &second), number, "the first is over when it comes again");
+        assert_ne!(receiver.number(&event, 0, &first), number);
+        assert_ne!(receiver.number(&event, 1, &second), number);
+        assert_ne!(receiver.number(&another, 0, &second), number);
+    }
+
+    #[tokio::test]
+    async fn strangers_who_send_many_take_nothing_from_who_shows_the_bearer_token() {
+        let receiver = receiver().await;
         let body = [r#"{"alg":"RS256"}"#, r#"{"iss":"https://issuer.example"}"#, "x"]
             .map(|part| URL_SAFE_NO_PAD.encode(part))
             .join(".");

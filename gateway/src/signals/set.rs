@@ -4,6 +4,7 @@
 //! Pure: claims in, meaning out. What is not understood is told apart from what is wrong, because a
 //! receiver acknowledges the one and refuses the other. Must not know: signatures, who is meant here.
 
+use crate::revocation::PARDON_KEPT;
 use gaitway_models::Timestamp;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -18,7 +19,6 @@ pub const VERIFICATION: &str = "https://schemas.openid.net/secevent/ssf/event-ty
 #[derive(Debug, PartialEq, Eq)]
 pub struct Set {
     pub jti: String,
-    pub issued_at: Timestamp,
     pub events: Vec<Event>,
 }
 
@@ -83,13 +83,15 @@ impl Set {
             Ok(Event { kind: Kind::of(name), at: at.min(issued_at).min(now), about: subject.and_then(about) })
         };
         let events = events.iter().map(event).collect::<Result<Vec<Event>, &'static str>>()?;
-        Ok(Set { jti: jti.to_owned(), issued_at, events })
+        Ok(Set { jti: jti.to_owned(), events })
     }
+}
 
-    /// Whether it is so old that what it tells is over: whoever sends it has kept it longer than sessions
-    /// last.
+impl Event {
+    /// Whether it happened so long ago that what it tells is over. Its own time counts, not that of its token: told
+    /// anew, it would outlive the pardon that answered it.
     pub fn is_stale(&self, now: Timestamp) -> bool {
-        now.since(self.issued_at) > AGE_MAX
+        now.since(self.at) >= AGE_MAX
     }
 }
 
@@ -200,8 +202,8 @@ const EVENTS_MAX: usize = 8;
 const NAME_BYTES_MAX: usize = 512;
 /// Whoever's clock is further ahead than this sends nonsense.
 const FUTURE_MAX: Duration = Duration::from_secs(600);
-/// Longer than receivers are down for, and no longer than our own events wait for theirs.
-const AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longer than receivers are down for, and no longer than pardons are kept.
+const AGE_MAX: Duration = PARDON_KEPT;
 /// The year 5138 in seconds; as milliseconds the year 1973, when nobody sent events.
 const SECONDS_MAX: f64 = 100_000_000_000.0;
 
@@ -316,10 +318,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_kept_for_a_week_is_stale() {
-        let of = |iat: u64| json!({"jti": "1", "iat": iat, "events": {SESSION_REVOKED: {}}});
-        let week = 7 * 24 * 3600;
-        assert!(!set(of(1_800_000_000 - week)).unwrap().is_stale(NOW));
-        assert!(set(of(1_800_000_000 - week - 1)).unwrap().is_stale(NOW));
+    fn what_happened_a_week_ago_is_stale_however_new_its_token() {
+        let is_stale = |at: u64, iat: u64| {
+            let events = json!({SESSION_REVOKED: {"event_timestamp": at}});
+            set(json!({"jti": "1", "iat": iat, "events": events})).unwrap().events[0].is_stale(NOW)
+        };
+        let (now, week) = (1_800_000_000, 7 * 24 * 3600);
+        assert!(!is_stale(now - week + 1, now - week + 1));
+        assert!(is_stale(now - week, now - week));
+        assert!(is_stale(now - week, now), "told anew");
     }
 }
