@@ -86,7 +86,7 @@ pub const METRICS: &[Row] = &[
     ("gaitway_alert_delay_seconds", Shape::Histogram, Some(Unit::Seconds), "From a decision to the alert's delivery, by sink."),
     ("gaitway_mail_receivers_refused_total", Shape::Counter, None, "Receivers the mail server refused while it took the mail for others."),
     // Revocations.
-    ("gaitway_revocations_active", Shape::Gauge, None, "Revocations in force on this replica's board."),
+    ("gaitway_revocations_active", Shape::Gauge, None, "Revocations in force on this replica's board; with those that replaced a pardon, until that would be forgotten."),
     ("gaitway_revocation_backend_up", Shape::Gauge, None, "1 while the shared backend answers; an embedded board is always up."),
     ("gaitway_revocation_queue", Shape::Gauge, None, "Changes that wait for the shared backend."),
     ("gaitway_revocation_propagation_seconds", Shape::Histogram, Some(Unit::Seconds), "From a decision on another replica to this replica's board."),
