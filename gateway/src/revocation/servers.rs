@@ -109,12 +109,21 @@ impl Servers {
         answer: Duration,
     ) -> Result<(MultiplexedConnection, Option<Node>), RedisError> {
         let node = self.present().await?;
-        let client = self.client(node.as_ref()).map_err(|_| broken("address"))?;
+        Ok((self.connect_to(node.as_ref(), answer).await?, node))
+    }
+
+    /// Connects to that server; an error if it is no master.
+    pub(super) async fn connect_to(
+        &self,
+        node: Option<&Node>,
+        answer: Duration,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let client = self.client(node).map_err(|_| broken("address"))?;
         let mut connection = open(&client, answer).await?;
         if !is_master(&mut connection).await? {
             return Err(broken("the server is no master"));
         }
-        Ok((connection, node))
+        Ok(connection)
     }
 
     /// Waits until those who know name another server. A former master that was only slow takes itself for
@@ -218,6 +227,19 @@ async fn open(client: &Client, answer: Duration) -> Result<MultiplexedConnection
     client.get_multiplexed_async_connection_with_config(&config).await
 }
 
+/// Names the history of writes that the server tells: another process, or one that became master since,
+/// may tell another one. `None` where a server does not say (an ACL, a proxy in between).
+pub(super) async fn history(connection: &mut MultiplexedConnection) -> Result<Option<String>, RedisError> {
+    match redis::cmd("INFO").query_async::<redis::InfoDict>(connection).await {
+        Ok(info) => Ok(info
+            .get("run_id")
+            .zip(info.get("master_replid"))
+            .map(|(process, since): (String, String)| process + &since)),
+        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether the server takes writes. One that may not or cannot say (an ACL, a proxy in between) is
 /// believed to be master; the first write tells.
 pub(super) async fn is_master(connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
@@ -232,7 +254,7 @@ pub(super) async fn is_master(connection: &mut MultiplexedConnection) -> Result<
     }
 }
 
-fn broken(what: &'static str) -> RedisError {
+pub(super) fn broken(what: &'static str) -> RedisError {
     RedisError::from((ErrorKind::Client, what))
 }
 

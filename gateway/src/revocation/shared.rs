@@ -2,18 +2,18 @@
 //!
 //! A change is one key with a time to live and one entry of a stream, written together by a script.
 //! Every replica follows the stream and is pushed each entry; entries are numbered, so a gap is seen and
-//! answered by reading all keys. If Redis lost something (restarted empty, failed over), every replica
-//! writes back what it knows. Invariant: nothing here removes a record from the board, so a lost Redis
-//! neither revokes nor forgets. Must not know: why something is revoked.
+//! answered by reading all keys. If Redis may have lost something (restarted, failed over), every replica
+//! writes back what it knows and Redis does not. Invariant: nothing here removes a record from the board,
+//! so a lost Redis neither revokes nor forgets. Must not know: why something is revoked.
 
 use super::board::{Applied, Board};
 use super::record::{Key, Record};
-use super::servers::{Servers, is_master, one_slot};
+use super::servers::{Node, Servers, broken, history, is_master, one_slot};
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamReadReply};
 use redis::{ErrorKind, RedisError};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
@@ -29,10 +29,19 @@ pub(super) struct Shared {
     answers: Notify,
     /// True while the stream is followed and the board is caught up.
     synced: watch::Sender<bool>,
-    /// Counts connections of the reader; the writer drops its own when it changes.
-    links: AtomicU64,
+    /// Where the reader is connected. The writer's connection leads to the same server and goes with the
+    /// reader's: a server that we have left may acknowledge what nobody else will ever hear of.
+    link: Mutex<Option<Link>>,
     /// So that an outage is one line in the log, not one a second.
     writer_failing: AtomicBool,
+}
+
+/// A connection of the reader.
+#[derive(Clone, PartialEq, Eq)]
+struct Link {
+    /// Of all since the start.
+    number: u64,
+    node: Option<Node>,
 }
 
 /// Names in Redis.
@@ -75,6 +84,8 @@ struct Waiting {
 struct Position {
     /// Made up whenever a replica finds none: another one means another, possibly empty, Redis.
     epoch: String,
+    /// The server's own name for its history, where it tells.
+    history: Option<String>,
     /// Number of the last entry.
     sequence: u64,
     /// The stream's own name for it.
@@ -107,7 +118,7 @@ impl Shared {
             wake: Notify::new(),
             answers: Notify::new(),
             synced: watch::channel(false).0,
-            links: AtomicU64::new(0),
+            link: Mutex::new(None),
             writer_failing: AtomicBool::new(false),
         })
     }
@@ -155,8 +166,9 @@ impl Shared {
         let mut position = None;
         let mut pause = Backoff::default();
         let mut is_failing = false;
-        loop {
-            let Err(error) = self.follow(&mut position, &mut pause, &mut is_failing).await;
+        for number in 0.. {
+            let Err(error) = self.follow(number, &mut position, &mut pause, &mut is_failing).await;
+            *self.link() = None;
             if !error.is_io_error() {
                 // An answer we cannot read may be an entry we cannot read; do not stumble over it for ever.
                 position = None;
@@ -172,16 +184,17 @@ impl Shared {
 
     async fn follow(
         &self,
+        number: u64,
         position: &mut Option<Position>,
         pause: &mut Backoff,
         is_failing: &mut bool,
     ) -> Result<std::convert::Infallible, RedisError> {
         let (connection, node) = self.servers.connect_somewhere(BLOCK + ANSWER_TIMEOUT).await?;
+        // Before anything is read, so that what is acknowledged over an older link is known to us by then.
+        *self.link() = Some(Link { number, node: node.clone() });
         tokio::select! {
             ended = self.follow_on(connection, position, pause, is_failing) => ended,
             () = self.servers.until_moved(node.as_ref()) => {
-                // The writer's connection leads to the same server.
-                self.links.fetch_add(1, Ordering::Relaxed);
                 Err(RedisError::from((ErrorKind::Io, "another server is master now")))
             }
         }
@@ -194,7 +207,8 @@ impl Shared {
         pause: &mut Backoff,
         is_failing: &mut bool,
     ) -> Result<std::convert::Infallible, RedisError> {
-        let found = self.ask_position(&mut connection).await?;
+        let history = history(&mut connection).await?;
+        let found = self.ask_position(&mut connection, &history).await?;
         let mut at = match position.take() {
             Some(known) if self.continues(&mut connection, &known, &found).await? => known,
             _ => self.read_all(&mut connection, found).await?,
@@ -206,7 +220,7 @@ impl Shared {
             let block = if is_behind { None } else { Some(BLOCK) };
             let entries = self.next_entries(&mut connection, &at, block).await?;
             if self.take_entries(&entries, &mut at) {
-                let found = self.ask_position(&mut connection).await?;
+                let found = self.ask_position(&mut connection, &history).await?;
                 at = self.read_all(&mut connection, found).await?;
                 continue;
             }
@@ -227,7 +241,7 @@ impl Shared {
             if !is_master(&mut connection).await? {
                 return Err(RedisError::from((ErrorKind::Client, "the server is no longer master")));
             }
-            let found = self.ask_position(&mut connection).await?;
+            let found = self.ask_position(&mut connection, &history).await?;
             silent_rounds += 1;
             // Numbers that never arrive as entries: somebody deleted or trimmed the stream.
             let is_stuck = found.sequence > at.sequence && silent_rounds > 2;
@@ -240,7 +254,6 @@ impl Shared {
     }
 
     fn announce_synced(&self) {
-        self.links.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("gaitway_revocation_backend_up").set(1.0);
         if !self.synced.send_replace(true) {
             tracing::info!(entries = self.board.len(), "the shared revocations are caught up with");
@@ -249,7 +262,11 @@ impl Shared {
     }
 
     /// The present end of the history; begins one where there is none.
-    async fn ask_position(&self, connection: &mut MultiplexedConnection) -> Result<Position, RedisError> {
+    async fn ask_position(
+        &self,
+        connection: &mut MultiplexedConnection,
+        history: &Option<String>,
+    ) -> Result<Position, RedisError> {
         let fresh: [u8; 16] = crate::secret::random()
             .map_err(|_| RedisError::from((ErrorKind::Client, "the operating system gives no randomness")))?;
         let (epoch, sequence, last_id): (String, u64, String) = redis::cmd("EVAL")
@@ -261,18 +278,20 @@ impl Shared {
             .arg(format!("{:032x}", u128::from_be_bytes(fresh)))
             .query_async(connection)
             .await?;
-        Ok(Position { epoch, sequence, last_id })
+        Ok(Position { epoch, history: history.clone(), sequence, last_id })
     }
 
-    /// Whether the history in Redis is the one we know, only longer: our last entry is still in it. It
-    /// is not after a failover that lost what the old master had acknowledged.
+    /// Whether the history in Redis is the one we know, only longer: the same server tells it, and our last
+    /// entry is still in it. Another server may lack what the former one acknowledged, even where it has all
+    /// that we had read there.
     async fn continues(
         &self,
         connection: &mut MultiplexedConnection,
         known: &Position,
         found: &Position,
     ) -> Result<bool, RedisError> {
-        if known.epoch != found.epoch || known.sequence > found.sequence {
+        let is_told_by_another = known.history.is_none() || known.history != found.history;
+        if is_told_by_another || known.epoch != found.epoch || known.sequence > found.sequence {
             return Ok(false);
         }
         if known.last_id == found.last_id || known.sequence == 0 {
@@ -453,13 +472,13 @@ impl Shared {
 
     async fn write(
         &self,
-        connection: &mut Option<(u64, MultiplexedConnection)>,
+        connection: &mut Option<(Link, MultiplexedConnection)>,
         batch: &[(Key, Record)],
     ) -> Result<(), RedisError> {
-        let link = self.links.load(Ordering::Relaxed);
-        // The reader had to connect anew, so ours is likely dead or leads to a server of the past.
+        let Some(link) = self.link().clone() else { return Err(broken("the stream is not followed")) };
         if connection.as_ref().is_none_or(|(of, _)| *of != link) {
-            *connection = Some((link, self.servers.connect(ANSWER_TIMEOUT).await?));
+            let to_the_same = self.servers.connect_to(link.node.as_ref(), ANSWER_TIMEOUT).await?;
+            *connection = Some((link.clone(), to_the_same));
         }
         let Some((_, connection)) = connection else { return Ok(()) };
         let now = crate::clock::now();
@@ -478,7 +497,13 @@ impl Shared {
                 .arg(key.to_string())
                 .ignore();
         }
-        pipeline.query_async(connection).await
+        pipeline.query_async::<()>(connection).await?;
+        // Acknowledged by a server that we have left: whoever reads there now is not told.
+        if self.link().as_ref() == Some(&link) {
+            Ok(())
+        } else {
+            Err(broken("the server was left meanwhile"))
+        }
     }
 
     fn delivered(&self, batch: &[(Key, Record)]) {
@@ -500,6 +525,10 @@ impl Shared {
                 queue.backlog.pop_front();
             }
         }
+    }
+
+    fn link(&self) -> MutexGuard<'_, Option<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 /// A redis-server of our own, killed when dropped.
 pub(super) struct Redis {
@@ -435,24 +436,32 @@ async fn a_frozen_redis_holds_up_nobody() {
 struct Relay {
     port: u16,
     is_cut: tokio::sync::watch::Sender<bool>,
+    /// Loses the stream's entries on their way to the replica, and nothing else.
+    loses_entries: Arc<AtomicBool>,
+    /// The port where new connections lead.
+    server: Arc<AtomicU16>,
     task: JoinHandle<()>,
 }
 
 impl Relay {
     async fn before(redis: &Redis) -> Relay {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, server) = (listener.local_addr().unwrap().port(), redis.port);
+        let port = listener.local_addr().unwrap().port();
+        let server = Arc::new(AtomicU16::new(redis.port));
+        let loses_entries = Arc::new(AtomicBool::new(false));
+        let (to, loses) = (Arc::clone(&server), Arc::clone(&loses_entries));
         let (is_cut, cut) = tokio::sync::watch::channel(false);
         let task = tokio::spawn(async move {
             let mut ways = tokio::task::JoinSet::new();
             while let Ok((here, _)) = listener.accept().await {
-                let Ok(there) = tokio::net::TcpStream::connect(("127.0.0.1", server)).await else { continue };
+                let to = ("127.0.0.1", to.load(Ordering::Relaxed));
+                let Ok(there) = tokio::net::TcpStream::connect(to).await else { continue };
                 let ((here_in, here_out), (there_in, there_out)) = (here.into_split(), there.into_split());
-                ways.spawn(carry(here_in, there_out, cut.clone()));
-                ways.spawn(carry(there_in, here_out, cut.clone()));
+                ways.spawn(carry(here_in, there_out, cut.clone(), Arc::default()));
+                ways.spawn(carry(there_in, here_out, cut.clone(), Arc::clone(&loses)));
             }
         });
-        Relay { port, is_cut, task }
+        Relay { port, is_cut, loses_entries, server, task }
     }
 
     async fn replica(&self) -> Arc<Revocations> {
@@ -473,10 +482,15 @@ async fn carry(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     mut cut: tokio::sync::watch::Receiver<bool>,
+    loses_entries: Arc<AtomicBool>,
 ) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut bytes = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        let has_entries = bytes[..count].windows(11).any(|text| text == b"revocations");
+        if has_entries && loses_entries.load(Ordering::Relaxed) {
+            continue;
+        }
         if cut.wait_for(|is_cut| !is_cut).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
@@ -519,6 +533,32 @@ async fn a_replica_cut_off_serves_on_and_catches_up_both_ways() {
     assert!([&a, &b, &c].iter().all(|replica| is_refused(replica, 2) && replica.health().entries == 7));
     let late = redis.replica().await;
     assert_eq!(late.health().entries, 7, "from Redis alone");
+}
+
+#[tokio::test]
+async fn what_only_the_former_master_acknowledged_is_told_to_the_new_one() {
+    let mut former = Redis::start(DURABLE).await;
+    let following = ["--replicaof", "127.0.0.1", &former.port.to_string(), "--repl-diskless-sync-delay", "0"];
+    let next = Redis::start(&[DURABLE, &following].concat()).await;
+    let relay = Relay::before(&former).await;
+    let a = relay.replica().await;
+    a.revoke(of_session(1)).await.unwrap();
+    let mut to_next = next.client().await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while redis::cmd("DBSIZE").query_async::<u32>(&mut to_next).await.unwrap() < 4 {
+        assert!(tokio::time::Instant::now() < deadline, "the replica never follows");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let () = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async(&mut to_next).await.unwrap();
+    // The former master acknowledges one more, and goes before we have read so from the stream.
+    relay.loses_entries.store(true, Ordering::Relaxed);
+    a.revoke(of_session(2)).await.unwrap();
+    relay.server.store(next.port, Ordering::Relaxed);
+    former.kill();
+    let late = next.replica().await;
+    assert!(is_refused(&late, 1) && !is_refused(&late, 2));
+    relay.loses_entries.store(false, Ordering::Relaxed);
+    until_refused(&late, 2).await;
 }
 
 #[tokio::test]

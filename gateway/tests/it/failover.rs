@@ -199,6 +199,8 @@ struct Seen {
     unserved: Mutex<BTreeMap<String, usize>>,
     /// Requests of ended sessions that were let through too late, or again.
     slipped: Mutex<Vec<String>>,
+    /// No more sessions are ended.
+    enough: AtomicBool,
     over: AtomicBool,
 }
 
@@ -230,7 +232,7 @@ impl Seen {
 
     /// Ends sessions, each known to every gateway, at one of them.
     async fn end_sessions(self: Arc<Seen>, gateways: Vec<Arc<Gateway>>, which: usize) {
-        while !self.is_over() {
+        while !self.enough.load(Ordering::Relaxed) {
             let mut person = Person::log_in("bot");
             person.http = gateways_client();
             for gateway in &gateways {
@@ -315,26 +317,38 @@ async fn failovers_let_no_ended_session_through_lose_no_revocation_and_log_nobod
     let gateways = vec![start(), start(), start()];
     let people: Arc<Vec<Person>> = Arc::new((0..PEOPLE).map(|n| Person::log_in(&format!("p{n}"))).collect());
     let seen = Arc::new(Seen::default());
-    let mut load = tokio::task::JoinSet::new();
+    let (mut load, mut enders) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
     for (which, gateway) in gateways.iter().enumerate() {
         for half in 0..2 {
             let from = half * PEOPLE / 2;
             load.spawn(Arc::clone(&seen).visit(Arc::clone(gateway), Arc::clone(&people), from));
         }
         load.spawn(Arc::clone(&seen).try_again(Arc::clone(gateway), which));
-        load.spawn(Arc::clone(&seen).end_sessions(gateways.clone(), which));
+        enders.spawn(Arc::clone(&seen).end_sessions(gateways.clone(), which));
     }
     for (fault, number) in [Fault::Kill, Fault::Freeze, Fault::Pause].into_iter().cycle().zip(0..failovers) {
         let begun = Instant::now();
         redis.fail_over(fault).await;
         println!("failover {number}: {fault:?}, whole again after {} ms", begun.elapsed().as_millis());
     }
-    eventually("every gateway has every revocation", async || {
+    seen.enough.store(true, Ordering::Relaxed);
+    while let Some(done) = enders.join_next().await {
+        done.unwrap();
+    }
+    let missing = || -> Vec<String> {
         let ended = seen.ended.lock().unwrap();
-        // But for those just ended.
-        ended.iter().rev().skip(gateways.len()).all(|one| one.refused.iter().all(Option::is_some))
-    })
-    .await;
+        let of = |at: usize| ended[at].refused.map(|refused| refused.is_some());
+        let is_missing = |at: &usize| of(*at) != [true; 3];
+        (0..ended.len())
+            .filter(is_missing)
+            .map(|at| format!("session {at} of {}: {:?}", ended.len(), of(at)))
+            .collect()
+    };
+    let deadline = Instant::now() + DEADLINE;
+    while !missing().is_empty() {
+        assert!(Instant::now() < deadline, "not refused by every gateway: {:?}", missing());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     seen.over.store(true, Ordering::Relaxed);
     while let Some(done) = load.join_next().await {
         done.unwrap();
