@@ -4,8 +4,9 @@
 //! the stratum it learnt, says nothing, and saying nothing adds nothing. Must not know: policies.
 
 use crate::artifact::{Artifact, Asks, Distance, ExpertChannel, Span, short_hash};
+use crate::doubt::Doubt;
 use crate::drift::{Drift, Tally, Watch};
-use crate::features::{self, FEATURE_COUNT, FEATURES, Feature};
+use crate::features::{self, FEATURE_COUNT, FEATURES};
 use crate::forest::{FEATURES_MAX, Forest, Slots};
 use crate::owner::Owners;
 use crate::population::{Device, Kind, Population, Shape, Verdict};
@@ -130,10 +131,22 @@ pub struct Reason {
     /// Range usual for people (5th to 95th percentile of the training people).
     pub usual_low: f32,
     pub usual_high: f32,
+    /// The same of this person, where a profile of them knows enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub person: Option<PersonRange>,
     /// Contribution to the score by path attribution, signed, in probability.
     pub contribution: f32,
     /// One plain sentence for operators.
     pub text: String,
+}
+
+/// Where nine in ten of one person's windows lay on this kind of device (5th to 95th percentile).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PersonRange {
+    pub low: f32,
+    pub high: f32,
+    /// Sessions it rests on, at most one window in four from any of them.
+    pub sessions: u32,
 }
 
 impl Default for Assessment {
@@ -180,7 +193,7 @@ impl Detector {
         if let (Some(owners), Some(doubt)) = (&self.owners, &mut session.doubt) {
             doubt.judge(owners);
         }
-        let (ledger, doubt) = (&session.ledger, session.doubt.as_ref().filter(|_| self.knows_owners()));
+        let (ledger, doubt) = (&session.ledger, session.doubt.as_deref().filter(|_| self.knows_owners()));
         let promise = self.owners.as_ref().map(|owners| &owners.card);
         Assessment {
             bot_score: ledger.score,
@@ -190,7 +203,7 @@ impl Detector {
             evidence: session.evidence(),
             modality: session.modality(),
             telemetry: session.telemetry(now),
-            reasons: ledger.reasons.iter().flatten().map(|reason| self.reason(reason)).collect(),
+            reasons: ledger.reasons.iter().flatten().map(|reason| self.reason(reason, doubt)).collect(),
             calibrated: self.calibrated,
             automation: session.environment().is_some_and(|environment| environment.automation),
             owner_score: doubt.and_then(|doubt| doubt.log_ratio).map(probability),
@@ -348,20 +361,45 @@ impl Detector {
         Some(Judgement { log_ratio, reasons })
     }
 
-    fn reason(&self, reason: &LedgerReason) -> Reason {
+    fn reason(&self, reason: &LedgerReason, doubt: Option<&Doubt>) -> Reason {
         let at = reason.feature as usize;
         let feature = &FEATURES[at];
         let (low, high) = self.usual[at];
-        let (value, low, high) = (feature.shown(reason.value), feature.shown(low), feature.shown(high));
-        Reason {
+        let mut reason = Reason {
             feature: feature.name.to_string(),
             unit: feature.unit.to_string(),
-            value,
-            usual_low: low,
-            usual_high: high,
+            value: feature.shown(reason.value),
+            usual_low: feature.shown(low),
+            usual_high: feature.shown(high),
+            person: doubt.and_then(|doubt| doubt.range(at)),
             contribution: reason.contribution,
-            text: sentence(feature, value, low, high, reason.contribution),
+            text: String::new(),
+        };
+        reason.text = reason.sentence();
+        reason
+    }
+}
+
+impl Reason {
+    /// Says nothing of the person any longer.
+    pub fn forget_person(&mut self) {
+        if self.person.take().is_some() {
+            self.text = self.sentence();
         }
+    }
+
+    fn sentence(&self) -> String {
+        let side = if self.contribution > 0.0 { "a bot" } else { "a person" };
+        let what = features::index(&self.feature).map_or("", |at| FEATURES[at].doc).trim_end_matches('.');
+        let (low, high) = (self.usual_low, self.usual_high);
+        let people = !(low.is_nan() || high.is_nan());
+        let people = people.then(|| format!("people usually {low:.3} to {high:.3}"));
+        let person = self.person.map(|PersonRange { low, high, sessions }| {
+            format!("this person {low:.3} to {high:.3} in {sessions} sessions")
+        });
+        let usual = [people, person].into_iter().flatten().map(|range| format!(", {range}"));
+        let usual = usual.collect::<String>().replacen(',', ";", 1);
+        format!("{what}: {:.3} {}{usual}. Speaks for {side}.", self.value, self.unit)
     }
 }
 
@@ -474,16 +512,6 @@ pub(crate) fn fuse(says: impl Iterator<Item = (ExpertChannel, f32)>) -> Option<f
 /// Probability of "bot" at even odds.
 pub(crate) fn probability(log_ratio: f32) -> f32 {
     1.0 / (1.0 + (-log_ratio).exp())
-}
-
-fn sentence(feature: &Feature, value: f32, low: f32, high: f32, contribution: f32) -> String {
-    let side = if contribution > 0.0 { "a bot" } else { "a person" };
-    let what = feature.doc.trim_end_matches('.');
-    let usual = match low.is_nan() || high.is_nan() {
-        true => String::new(),
-        false => format!("; people usually {low:.3} to {high:.3}"),
-    };
-    format!("{what}: {value:.3} {}{usual}. Speaks for {side}.", feature.unit)
 }
 
 fn unreachable_threshold() -> f32 {

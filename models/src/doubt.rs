@@ -1,19 +1,23 @@
 //! Is it still the owner? One session against what is kept of its person, and what it may teach.
 //!
-//! Blocks of movement are judged as they are completed, and a few of them, spread over the session, are
-//! held for the profile to learn from when it is over. A device the profile has not learnt is silent. Nothing
-//! here exists for a session without a profile. Must not know: rules, how the session ended.
+//! Blocks of movement are judged as they are completed, and a few of them and of the windows, spread over the
+//! session, are held for the profile to learn from when it is over. A device the profile has not learnt is
+//! silent. Nothing here exists for a session without a profile. Must not know: rules, how the session ended.
 
-use crate::detector::ProfileState;
+use crate::detector::{PersonRange, ProfileState};
 use crate::event::Event;
+use crate::habit::{Figures, WINDOWS_SESSION_MAX};
 use crate::hand::{Hand, HandTracker};
 use crate::owner::{Owner, Owners};
 use crate::population::Device;
 use crate::profile::{DEVICES_MAX, Ending, Learnt, Packed, Profile};
 use crate::sequential::cusum;
+use crate::session::WindowRow;
 
 /// Most blocks of one session held to learn from: eleven minutes of its active input.
 pub const LESSON_BLOCKS_MAX: usize = 48;
+/// Most windows held to learn from: twice what is taken of them, as every second goes when there is no room.
+pub const LESSON_WINDOWS_MAX: usize = 2 * WINDOWS_SESSION_MAX;
 /// Blocks kept until they are judged; more of them in one batch overwrite the oldest.
 pub const BLOCKS_PENDING_MAX: usize = 3;
 
@@ -28,15 +32,52 @@ pub(crate) struct Doubt {
     pending: Vec<Hand>,
     /// The owner on each device met in this session.
     owners: Vec<(usize, Option<Owner>)>,
-    lesson: Vec<(Device, Packed)>,
-    /// Of the session's blocks one in so many is held.
-    stride: u32,
+    /// The profile's mice of the class that the latest block was made on.
+    here: Vec<usize>,
+    lesson: Spread<(Device, Packed), LESSON_BLOCKS_MAX>,
+    windows: Spread<(Device, Figures), LESSON_WINDOWS_MAX>,
+    /// The window under way began on another device, or before somebody vouched for the person.
+    is_mixed: bool,
     pub(crate) state: ProfileState,
     /// What the latest judged block says, nats for "somebody else".
     pub(crate) log_ratio: Option<f32>,
     pub(crate) judged: u32,
-    pub(crate) completed: u32,
     pub(crate) evidence: f32,
+}
+
+/// Some of a session's many, spread over it however long it is: every `stride`-th, and when there is no more
+/// room every second of those held goes and the stride doubles.
+#[derive(Clone, Debug)]
+struct Spread<T, const MAX: usize> {
+    held: Vec<T>,
+    stride: u32,
+    seen: u32,
+}
+
+impl<T, const MAX: usize> Spread<T, MAX> {
+    const EMPTY: Self = Spread { held: Vec::new(), stride: 1, seen: 0 };
+
+    fn hold(&mut self, one: impl FnOnce() -> T) {
+        if self.seen.is_multiple_of(self.stride) {
+            if self.held.len() == MAX {
+                let mut is_kept = false;
+                self.held.retain(|_| {
+                    is_kept = !is_kept;
+                    is_kept
+                });
+                self.stride = self.stride.saturating_mul(2);
+            }
+            if self.seen.is_multiple_of(self.stride) {
+                self.held.push(one());
+            }
+        }
+        self.seen = self.seen.saturating_add(1);
+    }
+
+    fn clear(&mut self) {
+        self.held.clear();
+        self.stride = 1;
+    }
 }
 
 impl Doubt {
@@ -47,9 +88,10 @@ impl Doubt {
             device,
             pending: Vec::new(),
             owners: Vec::new(),
-            lesson: Vec::new(),
-            stride: 1,
-            completed: 0,
+            here: Vec::new(),
+            lesson: Spread::EMPTY,
+            windows: Spread::EMPTY,
+            is_mixed: false,
             state: ProfileState::Learning,
             log_ratio: None,
             judged: 0,
@@ -77,15 +119,36 @@ impl Doubt {
             self.device = device;
             self.tracker = HandTracker::default();
             self.pending.clear();
+            self.here.clear();
+            self.is_mixed = true;
         }
+    }
+
+    /// A window of ten seconds is complete.
+    pub(crate) fn complete(&mut self, row: &WindowRow) {
+        // A finger on the screen is not the mouse beside it.
+        if !std::mem::take(&mut self.is_mixed) && row.support.touches == 0 {
+            self.windows.hold(|| (self.device, Figures::of(&row.features)));
+        }
+    }
+
+    /// What is usual of this person on the device in use.
+    pub(crate) fn range(&self, feature: usize) -> Option<PersonRange> {
+        self.profile.range(&self.here, feature)
+    }
+
+    /// Blocks completed.
+    pub(crate) fn completed(&self) -> u32 {
+        self.lesson.seen
     }
 
     /// Judges the blocks completed since the last call.
     pub(crate) fn judge(&mut self, owners: &Owners) {
         for block in std::mem::take(&mut self.pending) {
             self.hold(&block);
-            let mice = self.profile.devices_of(self.device, &block).filter(|&at| self.profile.is_ready(at));
-            let mice: Vec<usize> = mice.collect();
+            self.here = self.profile.devices_of(self.device, &block).collect();
+            let ready = self.here.iter().copied().filter(|&at| self.profile.is_ready(at));
+            let mice: Vec<usize> = ready.collect();
             if mice.is_empty() {
                 self.state = ProfileState::Learning;
                 continue;
@@ -99,7 +162,7 @@ impl Doubt {
             self.log_ratio = Some(log_ratio);
             self.judged = self.judged.saturating_add(1);
         }
-        debug_assert!(self.lesson.len() <= LESSON_BLOCKS_MAX && self.owners.len() <= DEVICES_MAX);
+        debug_assert!(self.lesson.held.len() <= LESSON_BLOCKS_MAX && self.owners.len() <= DEVICES_MAX);
         debug_assert!(self.evidence >= 0.0 && self.evidence.is_finite());
     }
 
@@ -112,7 +175,8 @@ impl Doubt {
         self.tracker = HandTracker::default();
         self.pending.clear();
         self.lesson.clear();
-        self.stride = 1;
+        self.windows.clear();
+        self.is_mixed = true;
     }
 
     /// What is to be kept of the person; `None` if the session has taught nothing.
@@ -120,28 +184,14 @@ impl Doubt {
         let rest = std::mem::take(&mut self.pending).into_iter().chain(self.tracker.rest());
         rest.for_each(|block| self.hold(&block));
         let lesson: Vec<(Device, Hand)> =
-            self.lesson.iter().map(|(device, block)| (*device, block.unpack())).collect();
-        let learnt = self.profile.learn(owners, &lesson, ending);
+            self.lesson.held.iter().map(|(device, block)| (*device, block.unpack())).collect();
+        let learnt = self.profile.learn_session(owners, &lesson, &self.windows.held, ending);
         matches!(learnt, Learnt::Taken(_)).then_some(self.profile)
     }
 
-    /// Holds every `stride`-th block; when there is no more room, every second of those held goes and the
-    /// stride doubles, so that they are spread over the session however long it is.
     fn hold(&mut self, block: &Hand) {
-        if self.completed.is_multiple_of(self.stride) {
-            if self.lesson.len() == LESSON_BLOCKS_MAX {
-                let mut is_kept = false;
-                self.lesson.retain(|_| {
-                    is_kept = !is_kept;
-                    is_kept
-                });
-                self.stride = self.stride.saturating_mul(2);
-            }
-            if self.completed.is_multiple_of(self.stride) {
-                self.lesson.push((self.device, Packed::new(block)));
-            }
-        }
-        self.completed = self.completed.saturating_add(1);
+        let device = self.device;
+        self.lesson.hold(|| (device, Packed::new(block)));
     }
 }
 
@@ -168,8 +218,9 @@ mod tests {
     use super::*;
     use crate::Assessment;
     use crate::event::{Batch, EventKind, PointerType};
+    use crate::habit::SESSIONS_MIN;
     use crate::sequential::THRESHOLD_NATS_MIN;
-    use crate::session::Session;
+    use crate::session::{Session, Support};
     use crate::sim::Visitor;
     use crate::time::Timestamp;
 
@@ -258,15 +309,71 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_tells_this_persons_own_range_once_a_few_sessions_taught_it() {
+        let detector = crate::owner::tests::detector();
+        let mut visitor = Visitor::person(302);
+        let environment = visitor.next_batch(2.0).environment;
+        let mut watch = |profile: Profile, environment| {
+            let mut session = Session::new(Timestamp(0));
+            session.set_profile(profile);
+            let mut assessment = Assessment::default();
+            for i in 0..60 {
+                let batch = Batch { environment, sequence: i, ..visitor.next_batch(2.0) };
+                session.observe(Timestamp(batch.sent_at_us / 1000), 1, &batch);
+                assessment = detector.assess(Timestamp(batch.sent_at_us / 1000), &mut session);
+            }
+            (assessment, detector.learn(&mut session, Ending::default()))
+        };
+        let told = |seen: &Assessment| seen.reasons.iter().filter(|reason| reason.person.is_some()).count();
+        let mut profile = Profile::default();
+        for n in 0..SESSIONS_MIN {
+            let (seen, learnt) = watch(profile, environment);
+            assert!(told(&seen) == 0 && !seen.reasons.is_empty(), "in session {n}: {seen:?}");
+            profile = learnt.unwrap();
+        }
+        let (mut seen, _) = watch(profile.clone(), environment);
+        assert!(told(&seen) > 0, "{seen:?}");
+        let mut reason = seen.reasons.remove(seen.reasons.iter().position(|r| r.person.is_some()).unwrap());
+        let PersonRange { low, high, sessions } = reason.person.unwrap();
+        assert!(low <= high && sessions == SESSIONS_MIN as u32, "{reason:?}");
+        let own = format!(", this person {low:.3} to {high:.3} in {sessions} sessions. Speaks for");
+        assert!(reason.text.contains("people usually") && reason.text.contains(&own), "{}", reason.text);
+        reason.forget_person();
+        assert!(reason.person.is_none() && !reason.text.contains("this person"), "{}", reason.text);
+        let mut elsewhere = environment.unwrap();
+        elsewhere.pixel_ratio_percent *= 2;
+        let (seen, _) = watch(profile, Some(elsewhere));
+        assert!(told(&seen) == 0 && !seen.reasons.is_empty(), "on another display: {seen:?}");
+    }
+
+    #[test]
+    fn a_window_of_two_screens_or_of_before_a_proof_teaches_nothing() {
+        let mut doubt = Doubt::new(Profile::default(), Device(1));
+        let row = WindowRow { features: [0.5; crate::features::FEATURE_COUNT], support: Support::default() };
+        let mut held = |change: &dyn Fn(&mut Doubt), row: &WindowRow| {
+            change(&mut doubt);
+            doubt.complete(row);
+            doubt.windows.held.len()
+        };
+        assert_eq!(held(&|_| (), &row), 1);
+        assert_eq!(held(&|doubt| doubt.set_device(Device(2)), &row), 1);
+        assert_eq!(held(&|doubt| doubt.set_device(Device(2)), &row), 2);
+        assert_eq!(held(&Doubt::drop_lesson, &row), 0);
+        assert_eq!(held(&|_| (), &row), 1);
+        let finger = WindowRow { support: Support { touches: 1, ..Support::default() }, ..row };
+        assert_eq!(held(&|_| (), &finger), 1);
+    }
+
+    #[test]
     fn what_is_held_is_spread_over_the_session_and_bounded() {
         let mut doubt = Doubt::new(Profile::default(), Device(0));
         for i in 0..1000u16 {
             let mut counts = *Hand::EMPTY.counts();
             counts[0] = i;
             doubt.hold(&Hand::of(counts));
-            assert!(doubt.lesson.len() <= LESSON_BLOCKS_MAX);
+            assert!(doubt.lesson.held.len() <= LESSON_BLOCKS_MAX);
         }
-        let at: Vec<u16> = doubt.lesson.iter().map(|(_, block)| block.unpack().counts()[0]).collect();
+        let at: Vec<u16> = doubt.lesson.held.iter().map(|(_, block)| block.unpack().counts()[0]).collect();
         assert!(at.len() >= LESSON_BLOCKS_MAX / 2, "{at:?}");
         assert!(at.windows(2).all(|pair| pair[1] - pair[0] == at[1]), "{at:?}");
         assert!(at[0] == 0 && at[at.len() - 1] > 900, "{at:?}");

@@ -13,6 +13,7 @@ pub mod event;
 pub mod features;
 pub mod flow;
 pub mod forest;
+pub mod habit;
 pub mod hand;
 pub mod isolation;
 mod linear;
@@ -29,7 +30,9 @@ pub mod time;
 pub mod train;
 pub mod typing;
 
-pub use detector::{Assessment, Detector, Evidence, Modality, ProfileState, Reason, TelemetryState};
+pub use detector::{
+    Assessment, Detector, Evidence, Modality, PersonRange, ProfileState, Reason, TelemetryState,
+};
 pub use event::{Batch, DecodeError};
 pub use profile::Profile;
 pub use session::Session;

@@ -1,13 +1,17 @@
 //! What is kept of a person's hand from one session to the next, and how it may change.
 //!
-//! A profile holds counts of movement (`Hand`), never events, places or keys, and is fitted anew to
-//! the background when it is used. Intervals and distances belong to the device as much as to the hand,
-//! so blocks are kept by device: its class (pixel ratio, finger or mouse, as the browser tells) and how
-//! often its moves are heard. On a device it has not learnt the profile knows nobody, and says so. It
-//! learns only from sessions that ended well and looked like their owner, and no session may replace
-//! more than a quarter of what it knows of a device: who walks a baseline towards their own hand needs
-//! many sessions that nobody found strange. Must not know: whose it is, where it is kept.
+//! A profile holds counts of movement (`Hand`) and, to explain with, features of a few windows (`Habit`),
+//! never events, places or keys, and is fitted anew to the background when it is used. Intervals and
+//! distances belong to the device as much as to the hand, so blocks are kept by device: its class (pixel
+//! ratio, finger or mouse, as the browser tells) and how often its moves are heard. On a device it has not
+//! learnt the profile knows nobody, and says so. It learns only from sessions that ended well and looked
+//! like their owner, and no session may replace more than a quarter of what it knows of a device: who walks
+//! a baseline towards their own hand needs many sessions that nobody found strange. Must not know: whose it
+//! is, where it is kept.
 
+use crate::detector::PersonRange;
+use crate::features;
+use crate::habit::{Figures, Habit};
 use crate::hand::{self, BINS, Hand};
 use crate::owner::{BLOCKS_MIN, Owner, Owners};
 use crate::population::Device;
@@ -35,7 +39,8 @@ pub const LEARNT_NATS_MAX: f32 = 0.0;
 /// Moves heard this many times more or less often come from another device: 60 and 75 Hz are one, 60 and
 /// 120 Hz are two.
 pub const INTERVAL_RATIO_MAX: f32 = 1.5;
-/// Largest profile accepted, bytes. One in use holds about 470 bytes a block.
+/// Largest profile accepted, bytes: whatever its blocks count, with windows as far as there is room. One in
+/// use holds about 470 bytes a block.
 pub const PROFILE_BYTES_MAX: usize =
     HEADER_BYTES + DEVICES_MAX * DEVICE_BYTES + BLOCKS_ALL_MAX * (2 + PACKED_BYTES_MAX) + CHECK_BYTES;
 
@@ -56,6 +61,7 @@ struct Known {
     interval_ms: f32,
     /// Oldest first.
     blocks: Vec<Packed>,
+    habit: Habit,
 }
 
 /// What a session's blocks teach.
@@ -147,8 +153,25 @@ impl Profile {
         owners.background.enrol(&blocks)
     }
 
-    /// Learns from a whole session, once it is over. Of a device that is not ready it takes all it can hold.
+    /// Where this person's windows lie by the mice at `devices`; `None` while too few sessions tell.
+    pub(crate) fn range(&self, devices: &[usize], feature: usize) -> Option<PersonRange> {
+        Habit::range(devices.iter().filter_map(|&at| Some(&self.devices.get(at)?.habit)), feature)
+    }
+
+    /// Learns from a whole session's blocks, once it is over.
     pub fn learn(&mut self, owners: &Owners, session: &[(Device, Hand)], ending: Ending) -> Learnt {
+        self.learn_session(owners, session, &[], ending)
+    }
+
+    /// Learns from a whole session, once it is over. Of a device that is not ready it takes all it can hold.
+    /// Windows teach the mouse that the blocks of their device teach, unless they may be of two.
+    pub(crate) fn learn_session(
+        &mut self,
+        owners: &Owners,
+        session: &[(Device, Hand)],
+        windows: &[(Device, Figures)],
+        ending: Ending,
+    ) -> Learnt {
         if !ending.is_well() {
             return Learnt::EndedBadly;
         }
@@ -174,6 +197,7 @@ impl Profile {
                 }
             }
         }
+        let devices: Vec<Device> = groups.iter().map(|(device, ..)| *device).collect();
         let (mut taken, mut unlike) = (0, false);
         for (device, interval_ms, blocks) in
             groups.into_iter().filter(|(.., blocks)| blocks.len() >= BLOCKS_MIN)
@@ -184,7 +208,7 @@ impl Profile {
             };
             let mut known = match taught {
                 Taught::Met(at) => self.devices.remove(at),
-                Taught::New => Known { device, interval_ms, blocks: Vec::new() },
+                Taught::New => Known { device, interval_ms, blocks: Vec::new(), habit: Habit::default() },
             };
             let most = match known.blocks.len() {
                 ..BLOCKS_READY => BLOCKS_MAX,
@@ -192,6 +216,10 @@ impl Profile {
                 n => n / REPLACED_SHARE,
             };
             taken += known.take(&blocks, most);
+            if devices.iter().filter(|of| **of == device).count() == 1 {
+                let windows = windows.iter().filter(|(of, _)| *of == device);
+                known.habit.take(self.sessions, &windows.map(|(_, figures)| *figures).collect::<Vec<_>>());
+            }
             self.devices.push(known);
             if self.devices.len() > DEVICES_MAX {
                 self.devices.remove(0);
@@ -241,14 +269,18 @@ impl Profile {
         proved.then(|| unfinished.unwrap_or(another))
     }
 
-    /// Magic, format, hash of what blocks count, sessions, devices (class, interval, blocks with their
-    /// lengths), checksum; numbers little endian.
+    /// Magic, format, hash of what blocks count and of the feature table, sessions, devices (class, interval,
+    /// blocks with their lengths, length of the windows, windows), checksum; numbers little endian.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.push(FORMAT_VERSION);
         bytes.extend(hand::table_hash().as_bytes());
+        bytes.extend(features::table_hash().as_bytes());
         bytes.extend(self.sessions.to_le_bytes());
         bytes.push(self.devices.len() as u8);
+        let blocks = self.devices.iter().flat_map(|known| &known.blocks);
+        let blocks = blocks.map(|Packed(block)| 2 + block.len()).sum();
+        let mut room = (BLOCKS_ALL_MAX * (2 + PACKED_BYTES_MAX)).saturating_sub(blocks);
         for known in &self.devices {
             bytes.extend(known.device.0.to_le_bytes());
             bytes.extend(known.interval_ms.to_le_bytes());
@@ -257,6 +289,15 @@ impl Profile {
                 bytes.extend((block.len() as u16).to_le_bytes());
                 bytes.extend(block);
             }
+            let mut windows = Vec::new();
+            known.habit.write(&mut windows);
+            // Never so in use: each block would have to count far more than anybody moves.
+            if windows.len() > room {
+                windows.clear();
+            }
+            room -= windows.len();
+            bytes.extend((windows.len() as u16).to_le_bytes());
+            bytes.extend(windows);
         }
         let check = Sha256::digest(&bytes);
         bytes.extend(&check[..CHECK_BYTES]);
@@ -277,25 +318,26 @@ impl Profile {
         if take::<HASH_DIGITS>(rest).is_some_and(|hash| hash != hand::table_hash().as_bytes()) {
             return Err(ProfileError::Counts);
         }
-        Profile::read(rest).filter(|_| rest.is_empty()).ok_or(ProfileError::Damaged)
+        Profile::read(rest, format).filter(|_| rest.is_empty()).ok_or(ProfileError::Damaged)
     }
 
-    fn read(rest: &mut &[u8]) -> Option<Profile> {
+    fn read(rest: &mut &[u8], format: u8) -> Option<Profile> {
+        let has_windows = format >= FORMAT_WINDOWS;
+        let features: Option<[u8; HASH_DIGITS]> = if has_windows { Some(take(rest)?) } else { None };
+        // Windows of another table of features mean nothing here; the next sessions bring new ones.
+        let are_known = features.is_some_and(|hash| hash == features::table_hash().as_bytes());
         let sessions = u32::from_le_bytes(take(rest)?);
         let [devices] = take(rest)?;
         let device = |_| {
             let device = Device(u32::from_le_bytes(take(rest)?));
             let interval_ms = f32::from_le_bytes(take(rest)?);
             let [blocks] = take(rest)?;
-            let block = |_| {
-                let length = usize::from(u16::from_le_bytes(take(rest)?));
-                let (block, after) = rest.split_at_checked(length)?;
-                *rest = after;
-                Packed::read(block)
-            };
-            let blocks: Vec<Packed> = (0..blocks).map(block).collect::<Option<_>>()?;
+            let blocks: Vec<Packed> =
+                (0..blocks).map(|_| Packed::read(take_counted(rest)?)).collect::<Option<_>>()?;
+            let windows = if has_windows { take_counted(rest)? } else { &[] };
+            let habit = if are_known { Habit::read(windows)? } else { Habit::default() };
             let sound = interval_ms > 0.0 && interval_ms.is_finite() && blocks.len() <= BLOCKS_MAX;
-            sound.then_some(Known { device, interval_ms, blocks })
+            sound.then_some(Known { device, interval_ms, blocks, habit })
         };
         let devices: Vec<Known> = (0..devices).map(device).collect::<Option<_>>()?;
         (devices.len() <= DEVICES_MAX).then_some(Profile { sessions, devices })
@@ -408,16 +450,26 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
+/// Bytes after their number.
+fn take_counted<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::from(u16::from_le_bytes(take(rest)?));
+    let (counted, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(counted)
+}
+
 const INTERVAL_MS_MAX: f32 = 40.0;
 const MAGIC: &[u8] = b"GAITWAYP";
 /// Written. A higher one is of a newer version of Gaitway.
-pub const FORMAT_VERSION: u8 = 3;
-/// Read: 2 held the same of at most 32 blocks a device, which is why what holds more is not called so.
+pub const FORMAT_VERSION: u8 = 4;
+/// The first to hold windows.
+const FORMAT_WINDOWS: u8 = 4;
+/// Read: 2 held the same as 3 of at most 32 blocks a device, which is why what holds more is not called so.
 const FORMAT_READ_MIN: u8 = 2;
 const CHECK_BYTES: usize = 8;
 const HASH_DIGITS: usize = 16;
-const HEADER_BYTES: usize = MAGIC.len() + 1 + HASH_DIGITS + 4 + 1;
-const DEVICE_BYTES: usize = 4 + 4 + 1;
+const HEADER_BYTES: usize = MAGIC.len() + 1 + 2 * HASH_DIGITS + 4 + 1;
+const DEVICE_BYTES: usize = 4 + 4 + 1 + 2;
 /// Three bytes for the largest count.
 const PACKED_BYTES_MAX: usize = 3 * BINS;
 
@@ -428,6 +480,8 @@ mod tests {
     use crate::sim::Visitor;
 
     const DESK: Device = Device(9);
+    /// One that is kept.
+    const FEATURE: usize = 2;
 
     fn on(device: Device, seed: u64, skip: usize) -> Vec<(Device, Hand)> {
         let mut visitor = Visitor::person(seed);
@@ -480,7 +534,8 @@ mod tests {
     fn what_makes_room_is_spread_over_what_was_known_and_the_oldest_goes() {
         let numbered =
             |from: u16, n: u16| -> Vec<Hand> { (from..from + n).map(|i| Hand::of([i; BINS])).collect() };
-        let mut known = Known { device: DESK, interval_ms: 16.0, blocks: Vec::new() };
+        let mut known =
+            Known { device: DESK, interval_ms: 16.0, blocks: Vec::new(), habit: Habit::default() };
         let (first, second) = (numbered(0, BLOCKS_MAX as u16), numbered(1000, 40));
         known.take(&first.iter().collect::<Vec<_>>(), BLOCKS_MAX);
         assert_eq!(known.take(&second.iter().collect::<Vec<_>>(), 12), 12);
@@ -606,6 +661,7 @@ mod tests {
             device: DESK,
             interval_ms: event_interval_ms(&block).unwrap() * factor,
             blocks: Vec::new(),
+            habit: Habit::default(),
         };
         for (devices, near) in [([known(1.4), known(1.05)], 1), ([known(0.95), known(0.7)], 0)] {
             let mut profile = Profile { sessions: 1, devices: devices.into() };
@@ -631,13 +687,107 @@ mod tests {
         }
     }
 
+    /// What a person's sessions leave who moves evenly, or, in the last, otherwise.
+    fn accustomed(owners: &Owners, sessions: usize, last: Ending) -> Profile {
+        let mut profile = Profile::default();
+        for n in 1..=sessions {
+            let blocks = session(50, 100 * n);
+            let (ending, even) = if n == sessions { (last, 0.9) } else { (Ending::default(), 0.1) };
+            let windows = [(DESK, Figures::of(&[even; features::FEATURE_COUNT])); 3];
+            profile.learn_session(owners, &blocks, &windows, ending);
+        }
+        profile
+    }
+
+    #[test]
+    fn only_sessions_that_ended_well_and_looked_like_their_owner_teach_what_is_usual() {
+        let owners = owners();
+        let range = |profile: &Profile| profile.range(&[0], FEATURE).map(|range| range.sessions);
+        assert_eq!(range(&accustomed(&owners, 3, Ending::default())), None);
+        assert_eq!(range(&accustomed(&owners, 4, Ending::default())), Some(4));
+        let bad = Ending { revoked: true, ..Ending::default() };
+        assert_eq!(range(&accustomed(&owners, 4, bad)), None);
+        let mut profile = accustomed(&owners, 5, Ending::default());
+        let known = profile.clone();
+        let mut strange = Hand::of([9; BINS]);
+        strange.merge(&session(50, 900)[0].1);
+        let windows = [(DESK, Figures::of(&[9.0; features::FEATURE_COUNT])); 3];
+        let learnt = profile.learn_session(&owners, &vec![(DESK, strange); 6], &windows, Ending::default());
+        assert_eq!((learnt, profile), (Learnt::Unlike, known));
+    }
+
+    #[test]
+    fn windows_that_may_be_of_two_devices_are_nobodys() {
+        let owners = owners();
+        let even = Figures::of(&[0.1; features::FEATURE_COUNT]);
+        let mut seldom = session(50, 0);
+        for (_, block) in &mut seldom {
+            let mut counts = *block.counts();
+            counts[..hand::GROUPS[0].1].fill(0);
+            counts[32] = 100;
+            *block = Hand::of(counts);
+        }
+        let mut profile = Profile::default();
+        for other in [Device(8), DESK] {
+            let blocks: Vec<_> = session(50, 0)
+                .into_iter()
+                .chain(seldom.iter().map(|(_, block)| (DESK, block.clone())))
+                .collect();
+            profile.learn_session(&owners, &blocks, &[(DESK, even), (other, even)], Ending::default());
+        }
+        assert_eq!(profile.devices.len(), 2);
+        assert!(profile.devices.iter().all(|known| known.habit == Habit::default()));
+    }
+
+    #[test]
+    fn what_older_versions_kept_is_read_and_windows_of_another_table_are_left_out() {
+        let profile = accustomed(&owners(), 5, Ending::default());
+        let blocks_only = Profile {
+            devices: profile
+                .devices
+                .iter()
+                .map(|known| Known { habit: Habit::default(), ..known.clone() })
+                .collect(),
+            ..profile.clone()
+        };
+        let sealed = |mut bytes: Vec<u8>| {
+            bytes.extend(&Sha256::digest(&bytes)[..CHECK_BYTES]);
+            bytes
+        };
+        let Known { device, interval_ms, blocks, .. } = &profile.devices[0];
+        for format in [2, 3] {
+            let mut bytes = [MAGIC, &[format], hand::table_hash().as_bytes()].concat();
+            bytes.extend(5u32.to_le_bytes());
+            bytes.push(1);
+            bytes.extend(device.0.to_le_bytes());
+            bytes.extend(interval_ms.to_le_bytes());
+            bytes.push(blocks.len() as u8);
+            for Packed(block) in blocks {
+                bytes.extend((block.len() as u16).to_le_bytes());
+                bytes.extend(block);
+            }
+            assert_eq!(Profile::decode(&sealed(bytes)), Ok(blocks_only.clone()), "format {format}");
+        }
+        let mut other = profile.encode();
+        other.truncate(other.len() - CHECK_BYTES);
+        other[MAGIC.len() + 1 + HASH_DIGITS] ^= 1;
+        assert_eq!(Profile::decode(&sealed(other)), Ok(blocks_only));
+    }
+
     #[test]
     fn bytes_round_trip_and_anything_else_is_refused() {
-        let mut profile = Profile::default();
-        profile.learn(&owners(), &session(1, 0), Ending::default());
+        let profile = accustomed(&owners(), 8, Ending::default());
         let bytes = profile.encode();
         assert_eq!(Profile::decode(&bytes), Ok(profile.clone()));
-        assert!(bytes.len() < 600 * profile.blocks(), "{} bytes", bytes.len());
+        assert!(bytes.len() < 600 * profile.blocks() + 4_000, "{} bytes", bytes.len());
+        let fullest = Known {
+            blocks: vec![Packed::new(&Hand::of([u16::MAX; BINS])); BLOCKS_ALL_MAX / DEVICES_MAX],
+            ..profile.devices[0].clone()
+        };
+        let fullest = Profile { sessions: 1, devices: vec![fullest; DEVICES_MAX] };
+        let largest = fullest.encode();
+        assert_eq!(largest.len(), PROFILE_BYTES_MAX);
+        assert_eq!(Profile::decode(&largest).unwrap().blocks(), BLOCKS_ALL_MAX, "without windows");
         for cut in (0..bytes.len()).step_by(97) {
             assert!(Profile::decode(&bytes[..cut]).is_err());
         }
@@ -646,10 +796,6 @@ mod tests {
             damaged[at] ^= 4;
             assert!(Profile::decode(&damaged).is_err(), "byte {at}");
         }
-        let mut older = bytes[..bytes.len() - CHECK_BYTES].to_vec();
-        older[MAGIC.len()] = FORMAT_READ_MIN;
-        older.extend(&Sha256::digest(&older)[..CHECK_BYTES]);
-        assert_eq!(Profile::decode(&older), Ok(profile.clone()), "what the version before has kept");
         let mut newer = bytes.clone();
         newer[MAGIC.len()] = 9;
         assert_eq!(Profile::decode(&newer), Err(ProfileError::Format(9)));

@@ -406,6 +406,9 @@ impl Session {
         // The stroke under way stays with the tracker and is counted where it ends.
         let slice = std::mem::take(&mut self.slice);
         let short = WindowRow::of(&slice);
+        if let Some(doubt) = &mut self.doubt {
+            doubt.complete(&short);
+        }
         let mut long = None;
         if self.past_len == SLICES_LONG - 1 {
             let mut merged = slice;

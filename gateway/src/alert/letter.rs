@@ -89,6 +89,8 @@ impl Letter {
 
 /// Mail programs cut longer ones off.
 const SUBJECT_CHARS_MAX: usize = 120;
+/// Longest text of a reason.
+const REASON_CHARS_MAX: usize = 300;
 /// The detector gives five at most.
 const REASONS_MAX: usize = 5;
 
@@ -181,9 +183,17 @@ fn facts(incident: &Incident) -> Vec<(&'static str, String)> {
 }
 
 pub fn reason_line(reason: &Reason) -> String {
+    let person = reason.person.map_or_else(String::new, |person| {
+        format!(
+            "; for this person: {} to {} in {} sessions",
+            number(person.low),
+            number(person.high),
+            person.sessions
+        )
+    });
     format!(
-        "{} ({}: {} {unit}; usual for people: {} to {} {unit})",
-        plain(&reason.text, 200),
+        "{} ({}: {} {unit}; usual for people: {} to {} {unit}{person})",
+        plain(&reason.text, REASON_CHARS_MAX),
         plain(&reason.feature, 64),
         number(reason.value),
         number(reason.usual_low),

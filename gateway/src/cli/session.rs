@@ -7,7 +7,7 @@ use crate::ops::{self, Acted, Explained, Forgot, SessionDetail, SessionView, Ses
 use crate::store::{IncidentRow, StepState};
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use gaitway_models::{Modality, TelemetryState, Timestamp};
+use gaitway_models::{Modality, PersonRange, TelemetryState, Timestamp};
 use gaitway_policies::Standing;
 use gaitway_policies::engine::{Action, Mode};
 use reqwest::{Client, Method, StatusCode, Url};
@@ -421,10 +421,13 @@ fn show(id: &str, detail: &SessionDetail) -> String {
         for reason in &assessment.reasons {
             let unit =
                 if reason.unit.is_empty() { String::new() } else { format!(" {}", visible(&reason.unit)) };
-            let usual = format!(
+            let mut usual = format!(
                 "here {}{unit}, usual {} to {}{unit}",
                 reason.value, reason.usual_low, reason.usual_high
             );
+            if let Some(PersonRange { low, high, sessions }) = reason.person {
+                usual += &format!(", for this person {low} to {high}{unit} in {sessions} sessions");
+            }
             line("  because", format!("{} ({usual})", visible(&reason.text)));
         }
         for decision in &summary.decisions {

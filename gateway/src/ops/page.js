@@ -365,18 +365,22 @@ const showAudit = () => {
 // ---- one session ---------------------------------------------------------------------------------
 
 const reason = (found) => {
-  const low = Math.min(found.usual_low, found.value);
-  const high = Math.max(found.usual_high, found.value);
+  const own = found.person;
+  const low = Math.min(found.usual_low, found.value, own?.low ?? Infinity);
+  const high = Math.max(found.usual_high, found.value, own?.high ?? -Infinity);
   const room = (high - low) * 0.12 || 1;
   const place = (value) => (100 * (value - low + room)) / (high - low + 2 * room);
+  const span = (from, to) => ({left: `${place(from)}%`, width: `${Math.max(1, place(to) - place(from))}%`});
   const usual = found.value >= found.usual_low && found.value <= found.usual_high;
   const unit = found.unit ? ` ${found.unit}` : '';
   return el('li', {},
     el('p', {}, found.text || found.feature),
     el('div', {class: 'range', 'aria-hidden': 'true'},
-      el('i', {left: `${place(found.usual_low)}%`, width: `${Math.max(1, place(found.usual_high) - place(found.usual_low))}%`}),
+      el('i', span(found.usual_low, found.usual_high)),
+      own ? el('i', {class: 'own', ...span(own.low, own.high)}) : null,
       el('b', {class: usual ? 'usual' : '', left: `${place(found.value)}%`})),
     el('p', {class: 'quiet'}, found.text ? '' : `Here ${figure(found.value)}${unit}; usual for people: ${figure(found.usual_low)} to ${figure(found.usual_high)}${unit}. `,
+      own ? 'The thin line is this person’s own range. ' : '',
       found.contribution >= 0 ? `Raised the score by ${figure(found.contribution * 100)} points.` : `Lowered the score by ${figure(-found.contribution * 100)} points.`));
 };
 

@@ -9,14 +9,15 @@ use crate::revocation::{Operator, Person, settings};
 use crate::telemetry::Page;
 use futures_util::SinkExt;
 use gaitway::store::{PostgresStore, SqliteStore, Store};
-use gaitway_models::Profile;
 use gaitway_models::artifact::Artifact;
 use gaitway_models::event::Environment;
+use gaitway_models::habit::SESSIONS_MIN;
 use gaitway_models::hand::{self, Hand};
 use gaitway_models::population::Device;
-use gaitway_models::profile::BLOCKS_READY;
+use gaitway_models::profile::{BLOCKS_READY, Ending};
 use gaitway_models::sim::Visitor;
 use gaitway_models::train::background::{Lesson, OwnerSession};
+use gaitway_models::{Batch, Detector, Profile, Session, Timestamp};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -82,12 +83,16 @@ impl Mouse {
         Mouse { hand: Visitor::person(seed), environment: None }
     }
 
-    /// What the page sends of two seconds.
-    fn batch(&mut self) -> Message {
+    fn seen(&mut self) -> Batch {
         let mut batch = self.hand.next_batch(2.0);
         self.environment = batch.environment.or(self.environment);
         batch.environment = self.environment;
-        Message::binary(batch.encode())
+        batch
+    }
+
+    /// What the page sends of two seconds.
+    fn batch(&mut self) -> Message {
+        Message::binary(self.seen().encode())
     }
 }
 
@@ -251,6 +256,50 @@ async fn from_first_login_to_forgetting(
     says(&gateway, "learning").await;
     eventually("she is learnt anew", async || lessons(&gateway, "saved").await == 1.0).await;
     assert_eq!(store.profiles().await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reason_shows_this_persons_own_range_until_they_are_forgotten() {
+    let (place, app) = (Place::new(), App::start().await);
+    let mut mouse = Mouse::of(40);
+    let detector = Detector::load(&MODEL).unwrap();
+    let mut profile = Profile::default();
+    for _ in 0..SESSIONS_MIN {
+        let mut session = Session::new(Timestamp(0));
+        session.set_profile(profile);
+        for sequence in 0..60 {
+            let batch = Batch { sequence, ..mouse.seen() };
+            session.observe(Timestamp(batch.sent_at_us / 1000), 1, &batch);
+        }
+        profile = detector.learn(&mut session, Ending::default()).unwrap();
+    }
+    let gateway = place.start(&app, "enabled: true", "");
+    let secret = gaitway::secret::InstallSecret::from_directory(&place.data()).unwrap();
+    let alice = secret.subject(&[b"shop", b"talice"]);
+    let sealed = secret.seal(&[b"profile", &alice.0], &profile.encode()).unwrap();
+    let now = Timestamp(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64);
+    assert!(place.sqlite().await.save_profile(alice, &sealed, None, now).await.unwrap());
+
+    visit(&gateway, "alice", &mut mouse, 60).await;
+    let session = says(&gateway, "ready").await;
+    let reasons = session["assessment"]["reasons"].as_array().unwrap();
+    let own: Vec<&Value> = reasons.iter().filter(|reason| reason["person"].is_object()).collect();
+    assert!(!own.is_empty(), "{session}");
+    let id = session["identity"]["session"].as_str().unwrap();
+    let (ops, password) = (format!("http://{}", gateway.ops), place.0.path().join("password"));
+    let access = ["--ops", &ops, "--password-file", password.to_str().unwrap()];
+    for command in [["session", "show", id], ["policy", "explain", id]] {
+        let text = gaitway(&[&command[..], &access].concat());
+        assert!(text.contains(&format!("in {SESSIONS_MIN} sessions")), "{text}");
+        assert!(text.contains(", this person ") && text.contains("for this person"), "{text}");
+    }
+    let by_name =
+        ["session", "forget", "--user", "alice", "--issuer", "shop", "--why", "asked", "--by", "tess"];
+    assert_eq!(gaitway(&[&by_name[..], &access].concat()), "forgotten\n");
+    let live = Operator::get(&gateway, &format!("/sessions/{id}")).await;
+    let reasons = &live["session"]["assessment"]["reasons"];
+    assert!(!reasons.as_array().unwrap().is_empty(), "{live}");
+    assert!(["\"person\"", "this person"].iter().all(|own| !reasons.to_string().contains(own)), "{live}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,9 @@
 //! Incidents as the engine makes them, and a wait on a condition.
 
 use gaitway_models::Timestamp;
-use gaitway_models::detector::{Assessment, Evidence, Modality, ProfileState, Reason, TelemetryState};
+use gaitway_models::detector::{
+    Assessment, Evidence, Modality, PersonRange, ProfileState, Reason, TelemetryState,
+};
 use gaitway_policies::engine::{Action, Mode};
 use gaitway_policies::facts::Facts;
 use gaitway_policies::{Identity, Incident, SessionId, SubjectId, TokenId};
@@ -52,6 +54,7 @@ fn assessment() -> Assessment {
             value: 9120.0,
             usual_low: 400.0,
             usual_high: 3200.0,
+            person: Some(PersonRange { low: 600.0, high: 1450.0, sessions: 6 }),
             contribution: 0.31,
             text: "the pointer moves faster than people's".into(),
         }],

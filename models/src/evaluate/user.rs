@@ -169,7 +169,7 @@ impl Watched {
             session.observe(now, 1, batch);
             let assessment = detector.assess(now, &mut session);
             let Some(doubt) = &session.doubt else { continue };
-            completed = doubt.completed as usize;
+            completed = doubt.completed() as usize;
             if let (Some(log_ratio), true) = (doubt.log_ratio, doubt.judged as usize > says.len()) {
                 says.push(log_ratio);
                 evidence.push(assessment.owner_evidence);
