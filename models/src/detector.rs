@@ -90,7 +90,7 @@ pub enum ProfileState {
     /// Nothing is kept of this person: switched off, no login, or a model that knows no background.
     #[default]
     Off,
-    /// Too little yet, or not on such a device: nobody is doubted.
+    /// Too little yet, not on such a device, or perhaps a second mouse that is not known well: nobody is doubted.
     Learning,
     Ready,
 }

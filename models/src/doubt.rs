@@ -10,7 +10,7 @@ use crate::habit::{Figures, WINDOWS_SESSION_MAX};
 use crate::hand::{Hand, HandTracker};
 use crate::owner::{Owner, Owners};
 use crate::population::Device;
-use crate::profile::{DEVICES_MAX, Ending, Learnt, Packed, Profile};
+use crate::profile::{DEVICES_MAX, Ending, LEARNT_NATS_MAX, Learnt, Packed, Profile};
 use crate::sequential::cusum;
 use crate::session::WindowRow;
 
@@ -147,17 +147,16 @@ impl Doubt {
         for block in std::mem::take(&mut self.pending) {
             self.hold(&block);
             self.here = self.profile.devices_of(self.device, &block).collect();
-            let ready = self.here.iter().copied().filter(|&at| self.profile.is_ready(at));
-            let mice: Vec<usize> = ready.collect();
-            if mice.is_empty() {
+            let ready: Vec<usize> =
+                self.here.iter().copied().filter(|&at| self.profile.is_ready(at)).collect();
+            let are_all_ready = ready.len() == self.here.len();
+            let says = lowest_log_ratio(owners, &self.profile, &mut self.owners, ready, &block);
+            // Unlike every mouse that is known well, a block may come from one that is not yet.
+            let Some(log_ratio) = says.filter(|says| are_all_ready || *says <= LEARNT_NATS_MAX) else {
                 self.state = ProfileState::Learning;
                 continue;
-            }
-            self.state = ProfileState::Ready;
-            let Some(log_ratio) = lowest_log_ratio(owners, &self.profile, &mut self.owners, mice, &block)
-            else {
-                continue;
             };
+            self.state = ProfileState::Ready;
             self.evidence = cusum(self.evidence, log_ratio);
             self.log_ratio = Some(log_ratio);
             self.judged = self.judged.saturating_add(1);
@@ -219,6 +218,9 @@ mod tests {
     use crate::Assessment;
     use crate::event::{Batch, EventKind, PointerType};
     use crate::habit::SESSIONS_MIN;
+    use crate::hand::BINS;
+    use crate::profile::BLOCKS_READY;
+    use crate::profile::tests::{DESK, by_other_mouse, known, owners, session};
     use crate::sequential::THRESHOLD_NATS_MIN;
     use crate::session::{Session, Support};
     use crate::sim::Visitor;
@@ -344,6 +346,37 @@ mod tests {
         elsewhere.pixel_ratio_percent *= 2;
         let (seen, _) = watch(profile, Some(elsewhere));
         assert!(told(&seen) == 0 && !seen.reasons.is_empty(), "on another display: {seen:?}");
+    }
+
+    #[test]
+    fn nobody_is_doubted_where_a_second_mouse_is_not_known_well_yet() {
+        let owners = owners();
+        let mut profile = known(&owners);
+        let first = session(50, 900);
+        let second = by_other_mouse(&first[0].1, [9; BINS]);
+        let judged = |profile: &Profile, blocks: &[(Device, Hand)]| {
+            let mut doubt = Doubt::new(profile.clone(), DESK);
+            for (_, block) in blocks {
+                doubt.pending.push(block.clone());
+                doubt.judge(&owners);
+            }
+            (doubt.state, doubt.evidence)
+        };
+        let doubted = |(state, evidence)| state == ProfileState::Ready && evidence > 1.0;
+        assert!(doubted(judged(&profile, &second)), "unlike the one mouse that is known");
+        let proved = Ending { proved: true, ..Ending::default() };
+        assert_eq!(
+            profile.learn(&owners, &second[..BLOCKS_READY - 1], proved),
+            Learnt::Taken(BLOCKS_READY - 1)
+        );
+        assert_eq!(judged(&profile, &second), (ProfileState::Learning, 0.0));
+        assert_eq!(judged(&profile, &first).0, ProfileState::Ready, "the first mouse is known as before");
+        let rest = profile.learn(&owners, &second, Ending::default());
+        assert_eq!(rest, Learnt::Taken(second.len()), "what is missing needs nobody's word");
+        let (state, evidence) = judged(&profile, &second);
+        assert!(state == ProfileState::Ready && evidence == 0.0, "{evidence}");
+        let mut people = (51..80).map(|seed| by_other_mouse(&first[0].1, *session(seed, 0)[0].1.counts()));
+        assert!(people.any(|third| doubted(judged(&profile, &third))), "whoever is like neither is doubted");
     }
 
     #[test]

@@ -241,8 +241,8 @@ impl Profile {
     }
 
     /// Which of what is known of a class of device a session's blocks teach: the mouse that looks most like
-    /// them. `None` if they look like somebody else's and nobody vouched for them; if somebody did, they come
-    /// from another mouse than those known.
+    /// them, or one of which too little is known to tell. `None` if they look like somebody else's and nobody
+    /// vouched for them; if somebody did, they come from another mouse than those known.
     fn taught_by(
         &self,
         owners: &Owners,
@@ -264,9 +264,10 @@ impl Profile {
         if nats <= LEARNT_NATS_MAX {
             return Some(Taught::Met(likest));
         }
-        let unfinished = mice.iter().find(|&&at| !self.is_ready(at)).map(|&at| Taught::Met(at));
-        let another = if mice.len() < MICE_MAX { Taught::New } else { Taught::Met(likest) };
-        proved.then(|| unfinished.unwrap_or(another))
+        if let Some(&unfinished) = mice.iter().find(|&&at| !self.is_ready(at)) {
+            return Some(Taught::Met(unfinished));
+        }
+        proved.then_some(if mice.len() < MICE_MAX { Taught::New } else { Taught::Met(likest) })
     }
 
     /// Magic, format, hash of what blocks count and of the feature table, sessions, devices (class, interval,
@@ -474,12 +475,12 @@ const DEVICE_BYTES: usize = 4 + 4 + 1 + 2;
 const PACKED_BYTES_MAX: usize = 3 * BINS;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::owner::Background;
     use crate::sim::Visitor;
 
-    const DESK: Device = Device(9);
+    pub(crate) const DESK: Device = Device(9);
     /// One that is kept.
     const FEATURE: usize = 2;
 
@@ -490,17 +491,24 @@ mod tests {
         hand::blocks(&events).into_iter().map(|block| (device, block)).collect()
     }
 
-    fn session(seed: u64, skip: usize) -> Vec<(Device, Hand)> {
+    pub(crate) fn session(seed: u64, skip: usize) -> Vec<(Device, Hand)> {
         on(DESK, seed, skip)
     }
 
-    fn owners() -> Owners {
+    pub(crate) fn owners() -> Owners {
         let hands = |seed| session(seed, 0).into_iter().map(|(_, block)| block).collect();
         let people: Vec<Vec<Hand>> = (0..24).map(hands).collect();
         Owners::uncalibrated(Background::fit(&people).unwrap(), people.len())
     }
 
-    fn known(owners: &Owners) -> Profile {
+    /// A session of other counts, heard as often as the owner's own moves are.
+    pub(crate) fn by_other_mouse(own: &Hand, mut counts: [u16; BINS]) -> Vec<(Device, Hand)> {
+        let intervals = hand::GROUPS[0].1;
+        counts[..intervals].copy_from_slice(&own.counts()[..intervals]);
+        vec![(DESK, Hand::of(counts)); BLOCKS_READY]
+    }
+
+    pub(crate) fn known(owners: &Owners) -> Profile {
         let mut profile = Profile::default();
         while profile.blocks() < BLOCKS_READY {
             let skip = 100 * profile.sessions() as usize;
@@ -575,12 +583,7 @@ mod tests {
         let owners = owners();
         let mut profile = known(&owners);
         let first = session(50, 900);
-        // Heard as often as the owner's own moves.
-        let by_other_mouse = |mut counts: [u16; BINS]| {
-            let intervals = hand::GROUPS[0].1;
-            counts[..intervals].copy_from_slice(&first[0].1.counts()[..intervals]);
-            vec![(DESK, Hand::of(counts)); BLOCKS_READY]
-        };
+        let by_other_mouse = |counts| by_other_mouse(&first[0].1, counts);
         let says = |profile: &Profile, block: &Hand| {
             let mice = profile.devices_of(DESK, block);
             crate::doubt::lowest_log_ratio(&owners, profile, &mut Vec::new(), mice, block).unwrap()

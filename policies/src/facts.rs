@@ -287,7 +287,7 @@ pub static FACTS: &[Fact] = &[
     Fact {
         name: "owner.profile",
         kind: FactKind::Text { words: PROFILES },
-        doc: "What is known of the owner on this device: off (nothing is kept), learning or ready.",
+        doc: "What is known of the owner on this device: off (nothing is kept), learning (too little, or what moves may be a second mouse that is not known well yet) or ready.",
         tellable: true,
         of_request: false,
         get: |facts| {
