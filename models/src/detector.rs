@@ -225,7 +225,7 @@ impl Detector {
     /// What a session that is over teaches about its person, who is watched no longer; `None` if nothing.
     pub fn learn(&self, session: &mut Session, ending: Ending) -> Option<Profile> {
         let doubt = session.doubt.take()?;
-        doubt.learn(self.owners.as_ref()?, ending)
+        doubt.learn(self.owners.as_ref()?, session.opened(), ending)
     }
 
     /// Counts a session that is over towards drift, or, if it did not end `well` (as a bot, for one), as left out.

@@ -13,6 +13,7 @@ use crate::population::Device;
 use crate::profile::{DEVICES_MAX, Ending, LEARNT_NATS_MAX, Learnt, Packed, Profile};
 use crate::sequential::cusum;
 use crate::session::WindowRow;
+use crate::time::Timestamp;
 
 /// Most blocks of one session held to learn from: eleven minutes of its active input.
 pub const LESSON_BLOCKS_MAX: usize = 48;
@@ -179,12 +180,12 @@ impl Doubt {
     }
 
     /// What is to be kept of the person; `None` if the session has taught nothing.
-    pub(crate) fn learn(mut self, owners: &Owners, ending: Ending) -> Option<Profile> {
+    pub(crate) fn learn(mut self, owners: &Owners, opened: Timestamp, ending: Ending) -> Option<Profile> {
         let rest = std::mem::take(&mut self.pending).into_iter().chain(self.tracker.rest());
         rest.for_each(|block| self.hold(&block));
         let lesson: Vec<(Device, Hand)> =
             self.lesson.held.iter().map(|(device, block)| (*device, block.unpack())).collect();
-        let learnt = self.profile.learn_session(owners, &lesson, &self.windows.held, ending);
+        let learnt = self.profile.learn_session(owners, &lesson, &self.windows.held, opened, ending);
         matches!(learnt, Learnt::Taken(_)).then_some(self.profile)
     }
 
@@ -219,12 +220,11 @@ mod tests {
     use crate::event::{Batch, EventKind, PointerType};
     use crate::habit::SESSIONS_MIN;
     use crate::hand::BINS;
-    use crate::profile::BLOCKS_READY;
+    use crate::owner::BLOCKS_MIN;
     use crate::profile::tests::{DESK, by_other_mouse, known, owners, session};
     use crate::sequential::THRESHOLD_NATS_MIN;
     use crate::session::{Session, Support};
     use crate::sim::Visitor;
-    use crate::time::Timestamp;
 
     /// What a person's first session leaves, and how their next is seen when its events are changed.
     fn next_session(change: impl Fn(usize, &mut Event) -> bool) -> (Assessment, Option<Profile>) {
@@ -365,10 +365,11 @@ mod tests {
         let doubted = |(state, evidence)| state == ProfileState::Ready && evidence > 1.0;
         assert!(doubted(judged(&profile, &second)), "unlike the one mouse that is known");
         let proved = Ending { proved: true, ..Ending::default() };
-        assert_eq!(
-            profile.learn(&owners, &second[..BLOCKS_READY - 1], proved),
-            Learnt::Taken(BLOCKS_READY - 1)
-        );
+        for (n, day) in [(BLOCKS_MIN, 0), (BLOCKS_MIN + 1, 1)] {
+            assert!(doubted(judged(&profile, &second)), "vouched for {day} times");
+            let opened = Timestamp(24 * 3_600_000 * day);
+            profile.learn_session(&owners, &second[..n], &[], opened, proved);
+        }
         assert_eq!(judged(&profile, &second), (ProfileState::Learning, 0.0));
         assert_eq!(judged(&profile, &first).0, ProfileState::Ready, "the first mouse is known as before");
         let rest = profile.learn(&owners, &second, Ending::default());

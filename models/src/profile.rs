@@ -15,6 +15,7 @@ use crate::habit::{Figures, Habit};
 use crate::hand::{self, BINS, Hand};
 use crate::owner::{BLOCKS_MIN, Owner, Owners};
 use crate::population::Device;
+use crate::time::Timestamp;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -27,6 +28,11 @@ pub const BLOCKS_MAX: usize = 96;
 pub const BLOCKS_ALL_MAX: usize = 160;
 /// Most mice kept of one class of device, as an office's and a home's may be.
 pub const MICE_MAX: usize = 2;
+/// A second mouse of a class is known once sessions this far apart have been vouched for, hours: a login stolen
+/// today makes nobody known today.
+pub const VOUCHED_APART_HOURS: u32 = 12;
+/// Farther apart they say nothing of each other, and the later counts as the first.
+pub const VOUCHED_WITHIN_HOURS: u32 = 30 * 24;
 /// Fewest blocks that judge anybody: two minutes.
 pub const BLOCKS_READY: usize = 8;
 /// Share of what is known of a device that one session may replace: one block in four.
@@ -62,12 +68,17 @@ struct Known {
     /// Oldest first.
     blocks: Vec<Packed>,
     habit: Habit,
+    /// Vouched for so many hours after 1970 and not since: nobody is known by it yet.
+    vouched_once: Option<u32>,
 }
 
 /// What a session's blocks teach.
 enum Taught {
     Met(usize),
+    /// The first mouse of its class.
     New,
+    /// One beside it, which somebody vouched for.
+    Another,
 }
 
 /// A block of which nobody asks right now: zeros are most of it.
@@ -131,12 +142,13 @@ impl Profile {
         self.sessions
     }
 
-    /// Which of the devices a block may have been made on: the mice of its class; none of one the profile has
-    /// not met.
+    /// Which of the devices a block may have been made on: the mice known of its class; none of one the profile
+    /// has not met.
     pub fn devices_of(&self, device: Device, block: &Hand) -> impl Iterator<Item = usize> {
         let class = nearest(self.devices.iter().map(Known::class), device, block);
         let devices = self.devices.iter().enumerate();
-        devices.filter(move |(_, known)| Some(known.class()) == class).map(|(at, _)| at)
+        let is_of = move |known: &Known| known.vouched_once.is_none() && Some(known.class()) == class;
+        devices.filter(move |(_, known)| is_of(known)).map(|(at, _)| at)
     }
 
     /// Whether enough is known of a device for anybody to be judged on it.
@@ -160,7 +172,7 @@ impl Profile {
 
     /// Learns from a whole session's blocks, once it is over.
     pub fn learn(&mut self, owners: &Owners, session: &[(Device, Hand)], ending: Ending) -> Learnt {
-        self.learn_session(owners, session, &[], ending)
+        self.learn_session(owners, session, &[], Timestamp(0), ending)
     }
 
     /// Learns from a whole session, once it is over. Of a device that is not ready it takes all it can hold.
@@ -170,6 +182,7 @@ impl Profile {
         owners: &Owners,
         session: &[(Device, Hand)],
         windows: &[(Device, Figures)],
+        opened: Timestamp,
         ending: Ending,
     ) -> Learnt {
         if !ending.is_well() {
@@ -197,6 +210,7 @@ impl Profile {
                 }
             }
         }
+        let hour = (opened.0 / 3_600_000).clamp(1, u64::from(u32::MAX)) as u32;
         let devices: Vec<Device> = groups.iter().map(|(device, ..)| *device).collect();
         let (mut taken, mut unlike) = (0, false);
         for (device, interval_ms, blocks) in
@@ -208,8 +222,16 @@ impl Profile {
             };
             let mut known = match taught {
                 Taught::Met(at) => self.devices.remove(at),
-                Taught::New => Known { device, interval_ms, blocks: Vec::new(), habit: Habit::default() },
+                Taught::New => Known::new((device, interval_ms), None),
+                Taught::Another => Known::new((device, interval_ms), Some(hour)),
             };
+            if let Some(since) = known.vouched_once {
+                match hour.checked_sub(since) {
+                    Some(..VOUCHED_APART_HOURS) => {}
+                    Some(..=VOUCHED_WITHIN_HOURS) => known.vouched_once = None,
+                    _ => known = Known::new(known.class(), Some(hour)),
+                }
+            }
             let most = match known.blocks.len() {
                 ..BLOCKS_READY => BLOCKS_MAX,
                 BLOCKS_MAX => BLOCKS_MAX / REPLACED_SHARE_FULL,
@@ -250,8 +272,9 @@ impl Profile {
         blocks: &[&Hand],
         proved: bool,
     ) -> Option<Taught> {
-        let mice: Vec<usize> =
-            (0..self.devices.len()).filter(|&at| self.devices[at].class() == class).collect();
+        let mice = (0..self.devices.len()).filter(|&at| self.devices[at].class() == class);
+        let (mice, awaited): (Vec<usize>, Vec<usize>) =
+            mice.partition(|&at| self.devices[at].vouched_once.is_none());
         let mean = |at: usize| -> Option<f32> {
             let owner = self.owner(owners, at)?;
             let sum: f32 = blocks.iter().map(|block| owners.log_ratio(&owner, block)).sum();
@@ -267,11 +290,16 @@ impl Profile {
         if let Some(&unfinished) = mice.iter().find(|&&at| !self.is_ready(at)) {
             return Some(Taught::Met(unfinished));
         }
-        proved.then_some(if mice.len() < MICE_MAX { Taught::New } else { Taught::Met(likest) })
+        proved.then_some(match awaited.first() {
+            Some(&at) => Taught::Met(at),
+            None if mice.len() < MICE_MAX => Taught::Another,
+            None => Taught::Met(likest),
+        })
     }
 
     /// Magic, format, hash of what blocks count and of the feature table, sessions, devices (class, interval,
-    /// blocks with their lengths, length of the windows, windows), checksum; numbers little endian.
+    /// hour vouched for once or nought, blocks with their lengths, length of the windows, windows), checksum;
+    /// numbers little endian.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.push(FORMAT_VERSION);
@@ -285,6 +313,7 @@ impl Profile {
         for known in &self.devices {
             bytes.extend(known.device.0.to_le_bytes());
             bytes.extend(known.interval_ms.to_le_bytes());
+            bytes.extend(known.vouched_once.unwrap_or(0).to_le_bytes());
             bytes.push(known.blocks.len() as u8);
             for Packed(block) in &known.blocks {
                 bytes.extend((block.len() as u16).to_le_bytes());
@@ -332,13 +361,15 @@ impl Profile {
         let device = |_| {
             let device = Device(u32::from_le_bytes(take(rest)?));
             let interval_ms = f32::from_le_bytes(take(rest)?);
+            let hour = if format >= FORMAT_VOUCHED { u32::from_le_bytes(take(rest)?) } else { 0 };
             let [blocks] = take(rest)?;
             let blocks: Vec<Packed> =
                 (0..blocks).map(|_| Packed::read(take_counted(rest)?)).collect::<Option<_>>()?;
             let windows = if has_windows { take_counted(rest)? } else { &[] };
             let habit = if are_known { Habit::read(windows)? } else { Habit::default() };
             let sound = interval_ms > 0.0 && interval_ms.is_finite() && blocks.len() <= BLOCKS_MAX;
-            sound.then_some(Known { device, interval_ms, blocks, habit })
+            let vouched_once = (hour > 0).then_some(hour);
+            sound.then_some(Known { device, interval_ms, blocks, habit, vouched_once })
         };
         let devices: Vec<Known> = (0..devices).map(device).collect::<Option<_>>()?;
         (devices.len() <= DEVICES_MAX).then_some(Profile { sessions, devices })
@@ -346,6 +377,10 @@ impl Profile {
 }
 
 impl Known {
+    fn new((device, interval_ms): (Device, f32), vouched_once: Option<u32>) -> Known {
+        Known { device, interval_ms, blocks: Vec::new(), habit: Habit::default(), vouched_once }
+    }
+
     /// Mice of one class cannot be told apart but by the hand.
     fn class(&self) -> (Device, f32) {
         (self.device, self.interval_ms)
@@ -462,15 +497,16 @@ fn take_counted<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 const INTERVAL_MS_MAX: f32 = 40.0;
 const MAGIC: &[u8] = b"GAITWAYP";
 /// Written. A higher one is of a newer version of Gaitway.
-pub const FORMAT_VERSION: u8 = 4;
-/// The first to hold windows.
+pub const FORMAT_VERSION: u8 = 5;
+/// The first to hold windows, and to say which mouse was vouched for once.
 const FORMAT_WINDOWS: u8 = 4;
+const FORMAT_VOUCHED: u8 = 5;
 /// Read: 2 held the same as 3 of at most 32 blocks a device, which is why what holds more is not called so.
 const FORMAT_READ_MIN: u8 = 2;
 const CHECK_BYTES: usize = 8;
 const HASH_DIGITS: usize = 16;
 const HEADER_BYTES: usize = MAGIC.len() + 1 + 2 * HASH_DIGITS + 4 + 1;
-const DEVICE_BYTES: usize = 4 + 4 + 1 + 2;
+const DEVICE_BYTES: usize = 4 + 4 + 4 + 1 + 2;
 /// Three bytes for the largest count.
 const PACKED_BYTES_MAX: usize = 3 * BINS;
 
@@ -542,8 +578,7 @@ pub(crate) mod tests {
     fn what_makes_room_is_spread_over_what_was_known_and_the_oldest_goes() {
         let numbered =
             |from: u16, n: u16| -> Vec<Hand> { (from..from + n).map(|i| Hand::of([i; BINS])).collect() };
-        let mut known =
-            Known { device: DESK, interval_ms: 16.0, blocks: Vec::new(), habit: Habit::default() };
+        let mut known = Known::new((DESK, 16.0), None);
         let (first, second) = (numbered(0, BLOCKS_MAX as u16), numbered(1000, 40));
         known.take(&first.iter().collect::<Vec<_>>(), BLOCKS_MAX);
         assert_eq!(known.take(&second.iter().collect::<Vec<_>>(), 12), 12);
@@ -593,8 +628,19 @@ pub(crate) mod tests {
         assert!(before.1 > 0.0);
         let proved = Ending { proved: true, doubted: true, ..Ending::default() };
         let blocks = profile.blocks();
-        assert_eq!(profile.learn(&owners, &second, proved), Learnt::Taken(BLOCKS_READY));
-        assert_eq!(profile.blocks(), blocks + BLOCKS_READY, "what is known of the first stays");
+        let month = VOUCHED_WITHIN_HOURS;
+        for (hour, known) in
+            [(500_000, 1), (500_011, 1), (400_000, 1), (400_001 + month, 1), (400_013 + month, 2)]
+        {
+            let opened = Timestamp(3_600_000 * u64::from(hour));
+            let taken = profile.learn_session(&owners, &second[..BLOCKS_MIN], &[], opened, proved);
+            assert_eq!(taken, Learnt::Taken(BLOCKS_MIN));
+            assert_eq!(profile.devices_of(DESK, &second[0].1).count(), known, "hour {hour}");
+            assert!(known == 2 || says(&profile, &second[0].1) == before.1, "hour {hour}");
+            assert_eq!(Profile::decode(&profile.encode()), Ok(profile.clone()));
+        }
+        assert_eq!(profile.blocks(), blocks + 2 * BLOCKS_MIN, "what is known of the first stays");
+        assert_eq!(profile.learn(&owners, &second, Ending::default()), Learnt::Taken(BLOCKS_READY));
         assert!(says(&profile, &first[0].1) <= before.0);
         assert!(says(&profile, &second[0].1) < 0.0, "{before:?}");
         let known: Vec<usize> = profile.devices.iter().map(|known| known.blocks.len()).collect();
@@ -660,12 +706,7 @@ pub(crate) mod tests {
     #[test]
     fn of_two_devices_a_block_is_of_the_nearer_whichever_was_learnt_last() {
         let block = session(50, 0).remove(0).1;
-        let known = |factor: f32| Known {
-            device: DESK,
-            interval_ms: event_interval_ms(&block).unwrap() * factor,
-            blocks: Vec::new(),
-            habit: Habit::default(),
-        };
+        let known = |factor: f32| Known::new((DESK, event_interval_ms(&block).unwrap() * factor), None);
         for (devices, near) in [([known(1.4), known(1.05)], 1), ([known(0.95), known(0.7)], 0)] {
             let mut profile = Profile { sessions: 1, devices: devices.into() };
             assert_eq!(profile.devices_of(DESK, &block).collect::<Vec<_>>(), [near]);
@@ -697,7 +738,7 @@ pub(crate) mod tests {
             let blocks = session(50, 100 * n);
             let (ending, even) = if n == sessions { (last, 0.9) } else { (Ending::default(), 0.1) };
             let windows = [(DESK, Figures::of(&[even; features::FEATURE_COUNT])); 3];
-            profile.learn_session(owners, &blocks, &windows, ending);
+            profile.learn_session(owners, &blocks, &windows, Timestamp(0), ending);
         }
         profile
     }
@@ -715,7 +756,8 @@ pub(crate) mod tests {
         let mut strange = Hand::of([9; BINS]);
         strange.merge(&session(50, 900)[0].1);
         let windows = [(DESK, Figures::of(&[9.0; features::FEATURE_COUNT])); 3];
-        let learnt = profile.learn_session(&owners, &vec![(DESK, strange); 6], &windows, Ending::default());
+        let others = vec![(DESK, strange); 6];
+        let learnt = profile.learn_session(&owners, &others, &windows, Timestamp(0), Ending::default());
         assert_eq!((learnt, profile), (Learnt::Unlike, known));
     }
 
@@ -736,7 +778,13 @@ pub(crate) mod tests {
                 .into_iter()
                 .chain(seldom.iter().map(|(_, block)| (DESK, block.clone())))
                 .collect();
-            profile.learn_session(&owners, &blocks, &[(DESK, even), (other, even)], Ending::default());
+            profile.learn_session(
+                &owners,
+                &blocks,
+                &[(DESK, even), (other, even)],
+                Timestamp(0),
+                Ending::default(),
+            );
         }
         assert_eq!(profile.devices.len(), 2);
         assert!(profile.devices.iter().all(|known| known.habit == Habit::default()));

@@ -260,7 +260,7 @@ pub static FACTS: &[Fact] = &[
     Fact {
         name: "owner.evidence",
         kind: AMOUNT,
-        doc: "Evidence for somebody else gathered over the whole session, in nats. A device the profile has not met never moves it; another mouse on a known display may, a little, until a session that a fresh login or an operator vouched for has taught it.",
+        doc: "Evidence for somebody else gathered over the whole session, in nats. A device the profile has not met never moves it; another mouse on a known display may, a little, until sessions at least twelve hours apart that a fresh login or an operator vouched for have taught it.",
         tellable: true,
         of_request: false,
         get: |facts| FactValue::Double(decimal(facts.assessment.owner_evidence)),

@@ -209,6 +209,23 @@ fn a_fresh_login_ends_the_doubt_and_lets_a_new_mouse_be_learnt() {
     assert_eq!(learnt(Some(false), 200), None, "nor does it after a button was pressed");
     assert_eq!(learnt(Some(true), 20), None, "nor what came before the proof");
     assert_eq!(learnt(Some(true), 200).map(|(_, profile)| profile.sessions()), Some(2));
+
+    // Nobody is known by one fresh login, nor by two in a row: it may have been stolen.
+    let mut profile = profile;
+    let mut doubts = Vec::new();
+    for hours in [0, 2, 24, 24] {
+        let (mut story, mut visitor) = (Story::new(), Visitor::person(seed));
+        story.now = story.now.plus(Duration::from_hours(hours));
+        story.moves(1, &mut visitor, 2);
+        story.profile(1, profile.clone());
+        story.moves(1, &mut visitor, 200);
+        doubts.push(story.assessment(1).owner_evidence);
+        story.input(Input::StepUpPassed { session: SessionId([1; 16]), vouched: true });
+        story.moves(1, &mut visitor, 200);
+        profile = story.ends().unwrap().1;
+    }
+    let least = gaitway_models::sequential::THRESHOLD_NATS_MIN;
+    assert!(doubts[..3].iter().all(|nats| *nats > least) && doubts[3] < least, "{doubts:?}");
 }
 
 #[test]
