@@ -1,12 +1,19 @@
-//! What seeing costs: decoding, features, one row of a forest, a whole assessment, training.
+//! What seeing costs: decoding, features, one row of a forest, a whole assessment, training, and knowing a
+//! person's hand.
 //!
 //! `cargo bench -p gaitway-benches --bench models`; figures and targets are in docs/models.md.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use gaitway_models::artifact::Artifact;
+use gaitway_models::doubt::LESSON_BLOCKS_MAX;
 use gaitway_models::forest::{Forest, Slots};
+use gaitway_models::hand::{self, Hand, HandTracker};
+use gaitway_models::owner::{Background, Owners};
+use gaitway_models::population::Device;
+use gaitway_models::profile::{BLOCKS_MAX, Ending};
 use gaitway_models::sim::{BotKind, Visitor};
 use gaitway_models::train::forest::ForestParams;
-use gaitway_models::{Batch, DEFAULT_MODEL, Detector, Session, Timestamp};
+use gaitway_models::{Batch, DEFAULT_MODEL, Detector, Profile, Session, Timestamp};
 use linfa::DatasetBase;
 use linfa::traits::Fit;
 use ndarray::{Array1, Array2};
@@ -65,6 +72,104 @@ fn judge(c: &mut Criterion) {
     c.bench_function("judge/load model", |b| b.iter(|| Detector::load(black_box(DEFAULT_MODEL))));
 }
 
+/// A person's hand against 84 others: time, and memory of sessions that know their person.
+fn owner(c: &mut Criterion) {
+    let people: Vec<Vec<Hand>> = (0..84).map(|seed| blocks(seed, 150)).collect();
+    let Some(background) = Background::fit(&people) else { return };
+    let owners = Owners::uncalibrated(background, people.len());
+    let Ok(base) = Artifact::decode(DEFAULT_MODEL) else { return };
+    let Ok(detector) = Detector::load(&Artifact { owners: Some(owners.clone()), ..base }.encode()) else {
+        return;
+    };
+    let own = blocks(200, 2_500);
+    assert!(own.len() >= BLOCKS_MAX);
+    let knows = |ratios: &[u32]| {
+        let mut profile = Profile::default();
+        for ratio in ratios {
+            let device = device(*ratio);
+            let lesson: Vec<(Device, Hand)> = own.iter().map(|block| (device, block.clone())).collect();
+            profile.learn(&owners, &lesson, Ending::default());
+        }
+        profile
+    };
+    let full = knows(&[100]);
+    assert_eq!(full.blocks(), BLOCKS_MAX);
+    let Some(known) = full.owner(&owners, 0) else { return };
+    c.bench_function("owner/enrol by 96 blocks", |b| b.iter(|| black_box(&full).owner(&owners, 0)));
+    c.bench_function("owner/judge a block", |b| b.iter(|| owners.log_ratio(&known, black_box(&own[0]))));
+    let session: Vec<(Device, Hand)> =
+        own.iter().take(LESSON_BLOCKS_MAX).map(|block| (device(100), block.clone())).collect();
+    c.bench_function("owner/learn from a session of 48 blocks", |b| {
+        b.iter_batched_ref(
+            || full.clone(),
+            |profile| profile.learn(&owners, &session, Ending::default()),
+            BatchSize::SmallInput,
+        );
+    });
+    for ratios in [&[100][..], &[100, 150, 200, 300]] {
+        let mut session = Session::new(Timestamp(0));
+        session.set_profile(knows(ratios));
+        let mut visitor = Visitor::person(200);
+        let environment = visitor.next_batch(2.0).environment;
+        let mut sequence = 0;
+        // Every device met, and as many blocks as are held to learn from.
+        for ratio in ratios {
+            let (mut tracker, mut blocks) = (HandTracker::default(), 0);
+            while blocks < LESSON_BLOCKS_MAX / ratios.len() {
+                let mut batch = Batch { environment, sequence, ..visitor.next_batch(2.0) };
+                if let Some(environment) = &mut batch.environment {
+                    environment.pixel_ratio_percent = *ratio;
+                }
+                blocks += batch.events.iter().filter_map(|event| tracker.observe(event)).count();
+                let now = Timestamp(batch.sent_at_us / 1000);
+                session.observe(now, 1, &batch);
+                detector.assess(now, &mut session);
+                sequence += 1;
+            }
+        }
+        let bytes = knows(ratios).encode().len();
+        println!(
+            "a session that knows its person on {} device(s): {} KB, {} KB without; in the store {} KB",
+            ratios.len(),
+            kilobytes_each(&session),
+            size_of::<Session>() / 1000,
+            bytes / 1000
+        );
+    }
+}
+
+/// What a person moves in so many two-second batches.
+fn blocks(seed: u64, batches: usize) -> Vec<Hand> {
+    let mut visitor = Visitor::person(seed);
+    hand::blocks(&(0..batches).flat_map(|_| visitor.next_batch(2.0).events).collect::<Vec<_>>())
+}
+
+fn device(pixel_ratio_percent: u32) -> Device {
+    let told = Visitor::person(200).next_batch(2.0).environment;
+    Device::of(
+        told.map(|environment| gaitway_models::event::Environment { pixel_ratio_percent, ..environment }),
+    )
+}
+
+/// Memory that one more such session takes of this process, by the second thousand: the first may lie in what
+/// was free already.
+fn kilobytes_each(session: &Session) -> usize {
+    let thousand = || -> Vec<Box<Session>> { (0..1000).map(|_| Box::new(session.clone())).collect() };
+    let first = thousand();
+    let before = resident_kilobytes();
+    let second = thousand();
+    let taken = resident_kilobytes().saturating_sub(before);
+    black_box(first);
+    taken * 1024 / 1000 / black_box(second).len()
+}
+
+/// Of Linux; nought elsewhere.
+fn resident_kilobytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
 /// 100 trees of depth 12 on 40 features, the size the published figures are for.
 fn forest(c: &mut Criterion) {
     let data = synthetic(15_000, 40);
@@ -104,5 +209,5 @@ fn synthetic(rows: usize, features: usize) -> DatasetBase<Array2<f64>, Array1<bo
     DatasetBase::new(records, targets)
 }
 
-criterion_group!(benches, stream, judge, forest);
+criterion_group!(benches, stream, judge, owner, forest);
 criterion_main!(benches);
