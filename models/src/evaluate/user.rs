@@ -158,14 +158,15 @@ impl Watched {
         Watched { device: self.device, batches, blocks: Vec::new() }
     }
 
-    /// Watches the session against a profile. Gives what each judged block said, the evidence after each,
+    /// Watches the session, so many days after the first, against a profile. Gives what each judged block said, the evidence after each,
     /// how many blocks were completed, and the session as it ends.
-    fn against(&self, detector: &Detector, profile: Profile) -> Seen {
-        let mut session = Session::new(Timestamp(0));
+    fn against(&self, detector: &Detector, profile: Profile, day: u64) -> Seen {
+        let opened = Timestamp(day * DAY_MS);
+        let mut session = Session::new(opened);
         session.set_profile(profile);
         let (mut says, mut evidence, mut completed) = (Vec::new(), Vec::new(), 0);
         for batch in &self.batches {
-            let now = Timestamp(batch.sent_at_us / 1000);
+            let now = Timestamp(opened.0 + batch.sent_at_us / 1000);
             session.observe(now, 1, batch);
             let assessment = detector.assess(now, &mut session);
             let Some(doubt) = &session.doubt else { continue };
@@ -193,6 +194,8 @@ struct Person {
     tests: Vec<Watched>,
 }
 
+const DAY_MS: u64 = 24 * 3_600_000;
+
 /// The shipped model with another background.
 fn detector(owners: Owners) -> Option<Detector> {
     let artifact = Artifact { owners: Some(owners), ..Artifact::decode(crate::DEFAULT_MODEL).ok()? };
@@ -200,8 +203,14 @@ fn detector(owners: Owners) -> Option<Detector> {
 }
 
 /// What is kept of a person after a session; read back from the bytes that would be stored.
-fn taught(detector: &Detector, session: &Watched, profile: Profile, ending: Ending) -> Option<Profile> {
-    let mut seen = session.against(detector, profile);
+fn taught(
+    detector: &Detector,
+    session: &Watched,
+    day: u64,
+    profile: Profile,
+    ending: Ending,
+) -> Option<Profile> {
+    let mut seen = session.against(detector, profile, day);
     let learnt = detector.learn(&mut seen.session, ending)?;
     Profile::decode(&learnt.encode()).ok()
 }
@@ -270,7 +279,8 @@ fn judge_people(people: &[Person], seed: u64, owners_teach: bool) -> Option<Judg
         let background = owners.background.clone();
         let detector = detector(owners)?;
         for i in (0..people.len()).filter(is_owner) {
-            let Some(profile) = taught(&detector, &people[i].enrolled, Profile::default(), Ending::default())
+            let Some(profile) =
+                taught(&detector, &people[i].enrolled, 0, Profile::default(), Ending::default())
             else {
                 continue;
             };
@@ -281,9 +291,9 @@ fn judge_people(people: &[Person], seed: u64, owners_teach: bool) -> Option<Judg
             for k in (0..people.len()).filter(|k| *k == i || is_stranger(k)) {
                 let row = |score| Judged { score, positive: k != i, cluster: i };
                 for session in &people[k].tests {
-                    judged.add(fold, session.against(&detector, profile.clone()), row);
+                    judged.add(fold, session.against(&detector, profile.clone(), 0), row);
                     if k == i && !session.blocks.is_empty() {
-                        let seen = session.with_faster_mouse().against(&detector, profile.clone());
+                        let seen = session.with_faster_mouse().against(&detector, profile.clone(), 0);
                         judged.other_mouse.push((fold, seen.evidence));
                     }
                     for block in &session.blocks {
@@ -386,7 +396,7 @@ fn judge_labelled(source: &str, recordings: &[&Recording]) -> Option<Section> {
         let claimed = recordings.iter().filter(|recording| claims(recording, owner));
         for recording in claimed.filter(|recording| recording.note.contains(LABEL_MARK)) {
             let positive = recording.note.contains(IMPOSTOR_MARK);
-            let seen = Watched::new(recording).against(&detector, profile.clone());
+            let seen = Watched::new(recording).against(&detector, profile.clone(), 0);
             let side = &mut unknown.0[usize::from(positive)];
             *side = (side.0 + seen.says.len(), side.1 + seen.completed);
             if !seen.says.is_empty() {
@@ -406,7 +416,7 @@ fn judge_labelled(source: &str, recordings: &[&Recording]) -> Option<Section> {
     }
     let protocol = format!(
         "all training sessions enrol, labelled sessions are judged whole (mean over blocks of {} to {} s of active input; \
-         live: by a profile that learnt the training sessions one after the other); background: the other owners' \
+         live: by a profile that learnt the training sessions one after the other, one a day); background: the other owners' \
          training sessions, among whom the impostors are, as in the published figures",
         hand::BLOCK_ACTIVE_US / 1_000_000,
         hand::BLOCK_ACTIVE_MAX_US / 1_000_000
@@ -420,7 +430,7 @@ fn judge_labelled(source: &str, recordings: &[&Recording]) -> Option<Section> {
 }
 
 /// A detector whose background are the other owners' training sessions, and the profile of an owner who
-/// opened theirs one after the other.
+/// opened theirs one after the other, one a day.
 fn taught_by_training(recordings: &[&Recording], owner: &str) -> Option<(Detector, Profile)> {
     let training = || recordings.iter().filter(|recording| recording.note.starts_with("train"));
     let mut others: BTreeMap<&str, Vec<Hand>> = BTreeMap::new();
@@ -432,8 +442,8 @@ fn taught_by_training(recordings: &[&Recording], owner: &str) -> Option<(Detecto
     let mut profile = Profile::default();
     // Their label vouches for them.
     let vouched = Ending { proved: true, ..Ending::default() };
-    for recording in training().filter(|recording| recording.user == owner) {
-        if let Some(learnt) = taught(&detector, &Watched::new(recording), profile.clone(), vouched) {
+    for (day, recording) in (0..).zip(training().filter(|recording| recording.user == owner)) {
+        if let Some(learnt) = taught(&detector, &Watched::new(recording), day, profile.clone(), vouched) {
             profile = learnt;
         }
     }
