@@ -26,7 +26,8 @@ pub const BLOCKS_MAX: usize = 96;
 /// Most blocks kept of all together, so that a profile fits a row of the store whatever its blocks count;
 /// past it the device with most of them forgets its oldest.
 pub const BLOCKS_ALL_MAX: usize = 160;
-/// Most mice kept of one class of device, as an office's and a home's may be.
+/// Most mice known of one class of device, as an office's and a home's may be; a third takes the place of the
+/// one least recently learnt from.
 pub const MICE_MAX: usize = 2;
 /// A second mouse of a class is known once sessions this far apart have been vouched for, hours: a login stolen
 /// today makes nobody known today.
@@ -242,7 +243,13 @@ impl Profile {
                 let windows = windows.iter().filter(|(of, _)| *of == device);
                 known.habit.take(self.sessions, &windows.map(|(_, figures)| *figures).collect::<Vec<_>>());
             }
+            let class = known.class();
             self.devices.push(known);
+            let mice = self.devices.iter().filter(|known| known.vouched_once.is_none());
+            if mice.filter(|known| known.class() == class).count() > MICE_MAX {
+                let oldest = self.devices.iter().position(|known| known.class() == class);
+                oldest.map(|at| self.devices.remove(at));
+            }
             if self.devices.len() > DEVICES_MAX {
                 self.devices.remove(0);
             }
@@ -290,11 +297,7 @@ impl Profile {
         if let Some(&unfinished) = mice.iter().find(|&&at| !self.is_ready(at)) {
             return Some(Taught::Met(unfinished));
         }
-        proved.then_some(match awaited.first() {
-            Some(&at) => Taught::Met(at),
-            None if mice.len() < MICE_MAX => Taught::Another,
-            None => Taught::Met(likest),
-        })
+        proved.then_some(awaited.first().map_or(Taught::Another, |&at| Taught::Met(at)))
     }
 
     /// Magic, format, hash of what blocks count and of the feature table, sessions, devices (class, interval,
@@ -653,8 +656,16 @@ pub(crate) mod tests {
         let mut people = (51..80).map(|seed| by_other_mouse(*session(seed, 0)[0].1.counts()));
         let third = people.find(|third| says(&profile, &third[0].1) > 0.0).unwrap();
         assert_eq!(profile.learn(&owners, &third, Ending::default()), Learnt::Unlike);
-        assert!(matches!(profile.learn(&owners, &third, proved), Learnt::Taken(n) if n < third.len()));
-        assert_eq!(profile.devices.len(), MICE_MAX, "a third mouse takes a part of the likest one's room");
+        assert!(matches!(profile.learn(&owners, &second, Ending::default()), Learnt::Taken(_)));
+        let unknown = says(&profile, &third[0].1);
+        for day in [700, 701] {
+            assert_eq!(says(&profile, &third[0].1), unknown, "day {day}");
+            let opened = Timestamp(24 * 3_600_000 * day);
+            profile.learn_session(&owners, &third, &[], opened, proved);
+        }
+        assert!(says(&profile, &third[0].1) < 0.0 && says(&profile, &second[0].1) < 0.0);
+        assert!(says(&profile, &first[0].1) > before.0, "the one not used for longest gave way");
+        assert_eq!(profile.devices.len(), MICE_MAX);
     }
 
     #[test]
