@@ -230,14 +230,14 @@ async fn open(client: &Client, answer: Duration) -> Result<MultiplexedConnection
 /// Names the history of writes that the server tells: another process, or one that became master since,
 /// may tell another one. `None` where a server does not say (an ACL, a proxy in between).
 pub(super) async fn history(connection: &mut MultiplexedConnection) -> Result<Option<String>, RedisError> {
-    match redis::cmd("INFO").query_async::<redis::InfoDict>(connection).await {
-        Ok(info) => Ok(info
-            .get("run_id")
-            .zip(info.get("master_replid"))
-            .map(|(process, since): (String, String)| process + &since)),
-        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let told = match redis::cmd("INFO").query_async::<Value>(connection).await {
+        Ok(Value::BulkString(told)) => String::from_utf8_lossy(&told).into_owned(),
+        Ok(Value::VerbatimString { text, .. }) => text,
+        Err(error) if error.is_io_error() => return Err(error),
+        Ok(_) | Err(_) => return Ok(None),
+    };
+    let field = |name: &str| told.lines().find_map(|line| line.strip_prefix(name));
+    Ok(field("run_id:").zip(field("master_replid:")).map(|(process, since)| format!("{process} {since}")))
 }
 
 /// Whether the server takes writes. One that may not or cannot say (an ACL, a proxy in between) is

@@ -14,7 +14,7 @@ use redis::streams::{StreamId, StreamReadReply};
 use redis::{ErrorKind, RedisError};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -32,6 +32,8 @@ pub(super) struct Shared {
     /// Where the reader is connected. The writer's connection leads to the same server and goes with the
     /// reader's: a server that we have left may acknowledge what nobody else will ever hear of.
     link: Mutex<Option<Link>>,
+    /// So that a Redis that does not name itself is one line in the log.
+    unnamed: Once,
     /// So that an outage is one line in the log, not one a second.
     writer_failing: AtomicBool,
 }
@@ -42,6 +44,8 @@ struct Link {
     /// Of all since the start.
     number: u64,
     node: Option<Node>,
+    /// What [`history`] names there. One address may lead to several servers.
+    history: Option<String>,
 }
 
 /// Names in Redis.
@@ -119,6 +123,7 @@ impl Shared {
             answers: Notify::new(),
             synced: watch::channel(false).0,
             link: Mutex::new(None),
+            unnamed: Once::new(),
             writer_failing: AtomicBool::new(false),
         })
     }
@@ -167,8 +172,12 @@ impl Shared {
         let mut pause = Backoff::default();
         let mut is_failing = false;
         for number in 0.. {
-            let Err(error) = self.follow(number, &mut position, &mut pause, &mut is_failing).await;
+            let begun = tokio::time::Instant::now();
+            let Err(error) = self.follow(number, &mut position, &mut is_failing).await;
             *self.link() = None;
+            if begun.elapsed() > STEADY {
+                pause.reset();
+            }
             if !error.is_io_error() {
                 // An answer we cannot read may be an entry we cannot read; do not stumble over it for ever.
                 position = None;
@@ -186,14 +195,21 @@ impl Shared {
         &self,
         number: u64,
         position: &mut Option<Position>,
-        pause: &mut Backoff,
         is_failing: &mut bool,
     ) -> Result<std::convert::Infallible, RedisError> {
-        let (connection, node) = self.servers.connect_somewhere(BLOCK + ANSWER_TIMEOUT).await?;
+        let (mut connection, node) = self.servers.connect_somewhere(BLOCK + ANSWER_TIMEOUT).await?;
+        let history = history(&mut connection).await?;
+        if history.is_none() {
+            self.unnamed.call_once(|| {
+                tracing::warn!(
+                    "Redis does not tell its run_id: allow +info, or each reconnect reads everything"
+                );
+            });
+        }
         // Before anything is read, so that what is acknowledged over an older link is known to us by then.
-        *self.link() = Some(Link { number, node: node.clone() });
+        *self.link() = Some(Link { number, node: node.clone(), history: history.clone() });
         tokio::select! {
-            ended = self.follow_on(connection, position, pause, is_failing) => ended,
+            ended = self.follow_on(connection, history, position, is_failing) => ended,
             () = self.servers.until_moved(node.as_ref()) => {
                 Err(RedisError::from((ErrorKind::Io, "another server is master now")))
             }
@@ -203,11 +219,10 @@ impl Shared {
     async fn follow_on(
         &self,
         mut connection: MultiplexedConnection,
+        history: Option<String>,
         position: &mut Option<Position>,
-        pause: &mut Backoff,
         is_failing: &mut bool,
     ) -> Result<std::convert::Infallible, RedisError> {
-        let history = history(&mut connection).await?;
         let found = self.ask_position(&mut connection, &history).await?;
         let mut at = match position.take() {
             Some(known) if self.continues(&mut connection, &known, &found).await? => known,
@@ -228,7 +243,6 @@ impl Shared {
                 // Synced only now: what happened while we were away had to be read first.
                 is_behind = entries.len() >= ENTRIES_AT_ONCE_MAX;
                 if !is_behind {
-                    pause.reset();
                     *is_failing = false;
                     self.announce_synced();
                 }
@@ -430,7 +444,8 @@ impl Shared {
                 }
                 Err(error) => {
                     connection = None;
-                    if !self.writer_failing.swap(true, Ordering::Relaxed) {
+                    // Without a link the reader has told.
+                    if self.link().is_some() && !self.writer_failing.swap(true, Ordering::Relaxed) {
                         tracing::warn!(%error, queued = self.queued(), "cannot write revocations; they wait");
                     }
                     tokio::select! {
@@ -477,7 +492,10 @@ impl Shared {
     ) -> Result<(), RedisError> {
         let Some(link) = self.link().clone() else { return Err(broken("the stream is not followed")) };
         if connection.as_ref().is_none_or(|(of, _)| *of != link) {
-            let to_the_same = self.servers.connect_to(link.node.as_ref(), ANSWER_TIMEOUT).await?;
+            let mut to_the_same = self.servers.connect_to(link.node.as_ref(), ANSWER_TIMEOUT).await?;
+            if link.history.is_some() && history(&mut to_the_same).await? != link.history {
+                return Err(broken("the address leads to another server than before"));
+            }
             *connection = Some((link.clone(), to_the_same));
         }
         let Some((_, connection)) = connection else { return Ok(()) };
@@ -599,6 +617,8 @@ const BLOCK: Duration = Duration::from_millis(1000);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// A connection that lasted as long was none of those that break as soon as they are made.
+const STEADY: Duration = Duration::from_secs(5);
 /// Writes in one round trip.
 const BATCH_MAX: usize = 128;
 const ENTRIES_AT_ONCE_MAX: usize = 1000;

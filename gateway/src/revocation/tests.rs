@@ -536,10 +536,46 @@ async fn a_replica_cut_off_serves_on_and_catches_up_both_ways() {
 }
 
 #[tokio::test]
+async fn a_broken_connection_to_the_same_server_reads_nothing_anew() {
+    let redis = Redis::start(FORGETFUL).await;
+    let (a, b) = (redis.replica().await, redis.replica().await);
+    a.revoke(of_session(1)).await.unwrap();
+    until_refused(&b, 1).await;
+    let mut client = redis.client().await;
+    let full_reads = async |client: &mut redis::aio::MultiplexedConnection| {
+        let told: String = redis::cmd("INFO").arg("commandstats").query_async(client).await.unwrap();
+        let scans = told.lines().find_map(|line| line.strip_prefix("cmdstat_scan:calls=")).unwrap();
+        scans.split(',').next().unwrap().to_owned()
+    };
+    assert_eq!(full_reads(&mut client).await, "2", "one of each replica");
+    let kill = ["KILL", "TYPE", "normal", "SKIPME", "yes"];
+    let killed: u32 = redis::cmd("CLIENT").arg(&kill).query_async(&mut client).await.unwrap();
+    assert!(killed >= 3, "{killed}");
+    let heard = b.revoke(of_session(2)).await;
+    assert!(matches!(heard, Ok(()) | Err(RevocationError::Unreachable)));
+    until_refused(&a, 2).await;
+    until_connected(&a, true).await;
+    until_connected(&b, true).await;
+    assert_eq!(full_reads(&mut client).await, "2");
+}
+
+#[tokio::test]
 async fn what_only_the_former_master_acknowledged_is_told_to_the_new_one() {
+    for names_itself in [true, false] {
+        tell_the_new_master(names_itself).await;
+    }
+}
+
+async fn tell_the_new_master(names_itself: bool) {
     let mut former = Redis::start(DURABLE).await;
     let following = ["--replicaof", "127.0.0.1", &former.port.to_string(), "--repl-diskless-sync-delay", "0"];
     let next = Redis::start(&[DURABLE, &following].concat()).await;
+    if !names_itself {
+        for server in [&former, &next] {
+            let withheld = ["SETUSER", "default", "-info"];
+            let () = redis::cmd("ACL").arg(&withheld).query_async(&mut server.client().await).await.unwrap();
+        }
+    }
     let relay = Relay::before(&former).await;
     let a = relay.replica().await;
     a.revoke(of_session(1)).await.unwrap();
@@ -550,13 +586,13 @@ async fn what_only_the_former_master_acknowledged_is_told_to_the_new_one() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let () = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async(&mut to_next).await.unwrap();
+    let late = next.replica().await;
     // The former master acknowledges one more, and goes before we have read so from the stream.
     relay.loses_entries.store(true, Ordering::Relaxed);
     a.revoke(of_session(2)).await.unwrap();
+    assert!(is_refused(&late, 1) && !is_refused(&late, 2));
     relay.server.store(next.port, Ordering::Relaxed);
     former.kill();
-    let late = next.replica().await;
-    assert!(is_refused(&late, 1) && !is_refused(&late, 2));
     relay.loses_entries.store(false, Ordering::Relaxed);
     until_refused(&late, 2).await;
 }
@@ -864,7 +900,7 @@ async fn a_login_with_an_acl_user_and_a_password_file_over_tls() {
 
 /// What docs/revocation.md tells operators to grant, and no more.
 const ACL: &str = "user default off\nuser gaitway on >s3cret ~gaitway:* resetchannels -@all \
-    +eval +get +set +incr +mget +scan +xadd +xread +xrange +xrevrange +role +hello +auth\n";
+    +eval +get +set +incr +mget +scan +xadd +xread +xrange +xrevrange +role +info +hello +auth\n";
 
 struct Certificates {
     directory: tempfile::TempDir,
