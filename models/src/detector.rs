@@ -365,6 +365,8 @@ impl Detector {
         let at = reason.feature as usize;
         let feature = &FEATURES[at];
         let (low, high) = self.usual[at];
+        let side = if reason.contribution > 0.0 { "a bot" } else { "a person" };
+        let what = feature.doc.trim_end_matches('.');
         let mut reason = Reason {
             feature: feature.name.to_string(),
             unit: feature.unit.to_string(),
@@ -375,31 +377,14 @@ impl Detector {
             contribution: reason.contribution,
             text: String::new(),
         };
-        reason.text = reason.sentence();
+        let (low, high) = (reason.usual_low, reason.usual_high);
+        let usual = match low.is_nan() || high.is_nan() {
+            true => String::new(),
+            false => format!("; people usually {low:.3} to {high:.3}"),
+        };
+        // Nothing of the person: sentences go to logs, and stay where a profile is forgotten.
+        reason.text = format!("{what}: {:.3} {}{usual}. Speaks for {side}.", reason.value, feature.unit);
         reason
-    }
-}
-
-impl Reason {
-    /// Says nothing of the person any longer.
-    pub fn forget_person(&mut self) {
-        if self.person.take().is_some() {
-            self.text = self.sentence();
-        }
-    }
-
-    fn sentence(&self) -> String {
-        let side = if self.contribution > 0.0 { "a bot" } else { "a person" };
-        let what = features::index(&self.feature).map_or("", |at| FEATURES[at].doc).trim_end_matches('.');
-        let (low, high) = (self.usual_low, self.usual_high);
-        let people = !(low.is_nan() || high.is_nan());
-        let people = people.then(|| format!("people usually {low:.3} to {high:.3}"));
-        let person = self.person.map(|PersonRange { low, high, sessions }| {
-            format!("this person {low:.3} to {high:.3} in {sessions} sessions")
-        });
-        let usual = [people, person].into_iter().flatten().map(|range| format!(", {range}"));
-        let usual = usual.collect::<String>().replacen(',', ";", 1);
-        format!("{what}: {:.3} {}{usual}. Speaks for {side}.", self.value, self.unit)
     }
 }
 
@@ -524,7 +509,7 @@ pub(crate) const MOVE_INTERVAL: usize = match position_of("move_interval") {
     None => panic!("the feature table has a move interval"),
 };
 
-const fn position_of(name: &str) -> Option<usize> {
+pub(crate) const fn position_of(name: &str) -> Option<usize> {
     let mut i = 0;
     while i < FEATURE_COUNT {
         let (a, b) = (FEATURES[i].name.as_bytes(), name.as_bytes());

@@ -4,7 +4,7 @@
 //! are the pointer's, clicks' and wheel's features of windows of ten seconds, the same windows that people's
 //! range comes from; what the recorder decides and how anybody types is left out. Must not know: whose it is.
 
-use crate::detector::PersonRange;
+use crate::detector::{PersonRange, position_of};
 use crate::features::{BoundTo, Channel, FEATURE_COUNT, FEATURES, Feature, Row};
 use crate::profile::{REPLACED_SHARE, REPLACED_SHARE_FULL};
 
@@ -101,7 +101,7 @@ const MISSING: i16 = i16::MIN;
 const FIGURES: usize = {
     let (mut kept, mut i) = (0, 0);
     while i < FEATURE_COUNT {
-        kept += is_kept(&FEATURES[i]) as usize;
+        kept += is_kept(i) as usize;
         i += 1;
     }
     kept
@@ -110,7 +110,7 @@ const FIGURES: usize = {
 const KEPT: [u8; FIGURES] = {
     let (mut kept, mut at, mut i) = ([0; FIGURES], 0, 0);
     while i < FEATURE_COUNT {
-        if is_kept(&FEATURES[i]) {
+        if is_kept(i) {
             kept[at] = i as u8;
             at += 1;
         }
@@ -119,9 +119,15 @@ const KEPT: [u8; FIGURES] = {
     kept
 };
 
-const fn is_kept(feature: &Feature) -> bool {
-    matches!(feature.channel, Channel::Pointer | Channel::Click | Channel::Wheel)
-        && !matches!(feature.bound_to, BoundTo::Recorder)
+/// Clicks without a press are left out too: some make them who cannot use a mouse, and that is nobody's to keep.
+const UNPRESSED: Option<usize> = position_of("click_unpressed_share");
+const _: () = assert!(UNPRESSED.is_some());
+
+const fn is_kept(at: usize) -> bool {
+    let Feature { channel, bound_to, .. } = &FEATURES[at];
+    matches!(channel, Channel::Pointer | Channel::Click | Channel::Wheel)
+        && !matches!(bound_to, BoundTo::Recorder)
+        && !matches!(UNPRESSED, Some(unpressed) if unpressed == at)
 }
 
 #[cfg(test)]

@@ -212,6 +212,8 @@ impl Profile {
             }
         }
         let hour = (opened.0 / 3_600_000).clamp(1, u64::from(u32::MAX)) as u32;
+        let is_over = |since: u32| hour.saturating_sub(since) > VOUCHED_WITHIN_HOURS;
+        self.devices.retain(|known| !known.vouched_once.is_some_and(is_over));
         let devices: Vec<Device> = groups.iter().map(|(device, ..)| *device).collect();
         let (mut taken, mut unlike) = (0, false);
         for (device, interval_ms, blocks) in
@@ -226,11 +228,13 @@ impl Profile {
                 Taught::New => Known::new((device, interval_ms), None),
                 Taught::Another => Known::new((device, interval_ms), Some(hour)),
             };
-            if let Some(since) = known.vouched_once {
-                match hour.checked_sub(since) {
-                    Some(..VOUCHED_APART_HOURS) => {}
-                    Some(..=VOUCHED_WITHIN_HOURS) => known.vouched_once = None,
-                    _ => known = Known::new(known.class(), Some(hour)),
+            if let Some(since) = known.vouched_once.filter(|_| !known.blocks.is_empty()) {
+                let is_later = hour.checked_sub(since).map(|hours| hours >= VOUCHED_APART_HOURS);
+                match is_later.filter(|_| known.is_like(owners, &blocks)) {
+                    Some(true) => known.vouched_once = None,
+                    Some(false) => {}
+                    // Whoever vouches for this hand does not vouch for the other.
+                    None => known = Known::new(known.class(), Some(hour)),
                 }
             }
             let most = match known.blocks.len() {
@@ -250,11 +254,16 @@ impl Profile {
                 let oldest = self.devices.iter().position(|known| known.class() == class);
                 oldest.map(|at| self.devices.remove(at));
             }
+            // Nothing known gives way to what is kept aside.
             if self.devices.len() > DEVICES_MAX {
-                self.devices.remove(0);
+                let aside = self.devices.iter().position(|known| known.vouched_once.is_some());
+                self.devices.remove(aside.unwrap_or(0));
             }
             while self.blocks() > BLOCKS_ALL_MAX {
-                let most = self.devices.iter_mut().max_by_key(|known| known.blocks.len());
+                let room = |known: &&mut Known| {
+                    (known.vouched_once.is_some() && !known.blocks.is_empty(), known.blocks.len())
+                };
+                let most = self.devices.iter_mut().max_by_key(room);
                 most.into_iter().for_each(|known| drop(known.blocks.remove(0)));
             }
         }
@@ -387,6 +396,19 @@ impl Known {
     /// Mice of one class cannot be told apart but by the hand.
     fn class(&self) -> (Device, f32) {
         (self.device, self.interval_ms)
+    }
+
+    /// Whether a session looks made by the same hand, judged by the longer of the two; no if neither is long
+    /// enough.
+    fn is_like(&self, owners: &Owners, session: &[&Hand]) -> bool {
+        let kept: Vec<Hand> = self.blocks.iter().map(Packed::unpack).collect();
+        let session: Vec<Hand> = session.iter().map(|&block| block.clone()).collect();
+        let (longer, shorter) = if kept.len() > session.len() { (kept, session) } else { (session, kept) };
+        let owner = Some(longer).filter(|blocks| blocks.len() >= BLOCKS_READY);
+        let owner = owner.and_then(|blocks| owners.background.enrol(&blocks[..blocks.len().min(BLOCKS_MAX)]));
+        let nats =
+            owner.map(|owner| shorter.iter().map(|block| owners.log_ratio(&owner, block)).sum::<f32>());
+        nats.is_some_and(|nats| nats <= LEARNT_NATS_MAX * shorter.len() as f32)
     }
 
     /// Takes at most so many blocks, spread over the session: its first minute is not all of it. What makes
@@ -547,6 +569,14 @@ pub(crate) mod tests {
         vec![(DESK, Hand::of(counts)); BLOCKS_READY]
     }
 
+    impl Profile {
+        /// As versions did that asked for one session: however short it was, its mouse was known.
+        pub(crate) fn keep_another_mouse(&mut self, blocks: &[(Device, Hand)]) {
+            let blocks = blocks.iter().map(|(_, block)| Packed::new(block)).collect();
+            self.devices.push(Known { blocks, ..Known::new(self.devices[0].class(), None) });
+        }
+    }
+
     pub(crate) fn known(owners: &Owners) -> Profile {
         let mut profile = Profile::default();
         while profile.blocks() < BLOCKS_READY {
@@ -636,14 +666,15 @@ pub(crate) mod tests {
             [(500_000, 1), (500_011, 1), (400_000, 1), (400_001 + month, 1), (400_013 + month, 2)]
         {
             let opened = Timestamp(3_600_000 * u64::from(hour));
-            let taken = profile.learn_session(&owners, &second[..BLOCKS_MIN], &[], opened, proved);
-            assert_eq!(taken, Learnt::Taken(BLOCKS_MIN));
+            // Two that are both too short to tell are no two of one hand.
+            let blocks = if known == 2 { &second[..] } else { &second[..BLOCKS_MIN] };
+            let taken = profile.learn_session(&owners, blocks, &[], opened, proved);
+            assert_eq!(taken, Learnt::Taken(blocks.len()));
             assert_eq!(profile.devices_of(DESK, &second[0].1).count(), known, "hour {hour}");
             assert!(known == 2 || says(&profile, &second[0].1) == before.1, "hour {hour}");
             assert_eq!(Profile::decode(&profile.encode()), Ok(profile.clone()));
         }
-        assert_eq!(profile.blocks(), blocks + 2 * BLOCKS_MIN, "what is known of the first stays");
-        assert_eq!(profile.learn(&owners, &second, Ending::default()), Learnt::Taken(BLOCKS_READY));
+        assert_eq!(profile.blocks(), blocks + BLOCKS_MIN + second.len(), "what is known of the first stays");
         assert!(says(&profile, &first[0].1) <= before.0);
         assert!(says(&profile, &second[0].1) < 0.0, "{before:?}");
         let known: Vec<usize> = profile.devices.iter().map(|known| known.blocks.len()).collect();
@@ -666,6 +697,48 @@ pub(crate) mod tests {
         assert!(says(&profile, &third[0].1) < 0.0 && says(&profile, &second[0].1) < 0.0);
         assert!(says(&profile, &first[0].1) > before.0, "the one not used for longest gave way");
         assert_eq!(profile.devices.len(), MICE_MAX);
+    }
+
+    #[test]
+    fn two_hands_vouched_for_once_each_stay_unknown_and_push_nothing_known_out() {
+        let owners = owners();
+        let mut profile = known(&owners);
+        let first = session(50, 900).remove(0).1;
+        let thief = by_other_mouse(&first, [9; BINS]);
+        let like_thief = Known::new((DESK, 1.0), None);
+        let like_thief =
+            Known { blocks: thief.iter().map(|(_, block)| Packed::new(block)).collect(), ..like_thief };
+        let mut people = (51..80).map(|seed| by_other_mouse(&first, *session(seed, 0)[0].1.counts()));
+        let owners_other = people
+            .find(|other| {
+                let blocks: Vec<&Hand> = other.iter().map(|(_, block)| block).collect();
+                let mut profile = profile.clone();
+                !like_thief.is_like(&owners, &blocks)
+                    && profile.learn(&owners, other, Ending::default()) == Learnt::Unlike
+            })
+            .unwrap();
+        for device in (20..).map(Device).take(DEVICES_MAX - 2) {
+            profile.learn(&owners, &on(device, 51, 0), Ending::default());
+        }
+        let proved = Ending { proved: true, ..Ending::default() };
+        let vouched = [(&thief, 1), (&owners_other, 1), (&thief, 1), (&owners_other, 1), (&owners_other, 2)];
+        for (day, (blocks, mice)) in (700..).zip(vouched) {
+            let opened = Timestamp(24 * 3_600_000 * day);
+            profile.learn_session(&owners, blocks, &[], opened, proved);
+            assert_eq!(profile.devices_of(DESK, &first).count(), mice, "day {day}");
+            assert_eq!(profile.devices.len(), DEVICES_MAX);
+        }
+        // Full of what is known, it keeps nothing more aside; and what is aside goes after its time.
+        for (device, known) in [(Device(30), DEVICES_MAX), (DESK, DEVICES_MAX)] {
+            profile.learn(&owners, &on(device, 52, 0), proved);
+            let is_known = |known: &&Known| known.vouched_once.is_none();
+            assert_eq!(profile.devices.iter().filter(is_known).count(), known, "{device:?}");
+        }
+        let mut profile = self::known(&owners);
+        profile.learn_session(&owners, &thief, &[], Timestamp(24 * 3_600_000 * 700), proved);
+        assert_eq!(profile.devices.len(), 2);
+        profile.learn_session(&owners, &on(DESK, 50, 0), &[], Timestamp(24 * 3_600_000 * 731), proved);
+        assert_eq!(profile.devices.len(), 1);
     }
 
     #[test]

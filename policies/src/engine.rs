@@ -14,7 +14,7 @@ use gaitway_models::profile::Ending;
 use gaitway_models::replay::{Repetition, ReplayKind, SharedMemory};
 use gaitway_models::session::RequestSeen;
 use gaitway_models::{
-    Assessment, Batch, Detector, Profile, ProfileState, Reason, Session, TelemetryState, Timestamp,
+    Assessment, Batch, Detector, Profile, ProfileState, Session, TelemetryState, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -1162,7 +1162,7 @@ impl Tracked {
         let assessment = &mut self.facts.assessment;
         (assessment.owner_score, assessment.owner_evidence) = (None, 0.0);
         assessment.profile = ProfileState::Off;
-        assessment.reasons.iter_mut().for_each(Reason::forget_person);
+        assessment.reasons.iter_mut().for_each(|reason| reason.person = None);
         if let Some(watched) = &mut self.watched {
             watched.drop_profile();
         }

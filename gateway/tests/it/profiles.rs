@@ -291,15 +291,14 @@ async fn a_reason_shows_this_persons_own_range_until_they_are_forgotten() {
     for command in [["session", "show", id], ["policy", "explain", id]] {
         let text = gaitway(&[&command[..], &access].concat());
         assert!(text.contains(&format!("in {SESSIONS_MIN} sessions")), "{text}");
-        assert!(text.contains(", this person ") && text.contains("for this person"), "{text}");
+        assert!(text.contains("for this person"), "{text}");
     }
     let by_name =
         ["session", "forget", "--user", "alice", "--issuer", "shop", "--why", "asked", "--by", "tess"];
     assert_eq!(gaitway(&[&by_name[..], &access].concat()), "forgotten\n");
     let live = Operator::get(&gateway, &format!("/sessions/{id}")).await;
-    let reasons = &live["session"]["assessment"]["reasons"];
-    assert!(!reasons.as_array().unwrap().is_empty(), "{live}");
-    assert!(["\"person\"", "this person"].iter().all(|own| !reasons.to_string().contains(own)), "{live}");
+    assert!(!live["session"]["assessment"]["reasons"].as_array().unwrap().is_empty(), "{live}");
+    assert!(!live.to_string().contains("\"person\":{"), "{live}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
