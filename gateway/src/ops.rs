@@ -101,7 +101,7 @@ pub struct RuleInForce {
 pub struct ModelInForce {
     /// Hash of the model file, in hexadecimal.
     pub hash: String,
-    /// The model has learnt this site; until then it never logs anybody out.
+    /// The model has learnt enough people of this site; until then it never logs anybody out.
     pub calibrated: bool,
 }
 

@@ -407,7 +407,7 @@ pub static FACTS: &[Fact] = &[
     Fact {
         name: "model.calibrated",
         kind: FactKind::Bool,
-        doc: "True once the model has learnt this site's own people.",
+        doc: "True once the model has learnt enough of this site's own people.",
         tellable: true,
         of_request: false,
         get: |facts| FactValue::Bool(facts.assessment.calibrated),

@@ -170,7 +170,7 @@ fn facts(incident: &Incident) -> Vec<(&'static str, String)> {
             format!(
                 "{}, {}",
                 plain(&assessment.model, 64),
-                if assessment.calibrated { "has learnt this site" } else { "has not learnt this site yet" }
+                if assessment.calibrated { "has learnt this site" } else { "knows too few people here" }
             ),
         ),
         ("Policy", plain(&incident.policy_version, 64)),

@@ -393,7 +393,7 @@ const verdict = (session) => {
   const {bot_evidence: found, windows, telemetry, calibrated} = session.assessment;
   if (telemetry === 'missing') return 'Nothing arrives from this browser. That is no sign of anything, and no rule counts it as one.';
   if (!windows) return 'There is too little input to say anything yet.';
-  const learnt = calibrated ? '' : ' The model has not learnt this site yet, so it shows and logs nobody out by itself.';
+  const learnt = calibrated ? '' : ' The model knows too few people of this site, so it shows and logs nobody out by itself.';
   if (isPast(session)) return `The evidence is past the mark at which the model calls a session a bot.${learnt}`;
   return `${threshold(session) && found > threshold(session) / 2 ? 'Some evidence for a bot, but not enough to call it one.' : 'Looks like a person so far.'}${learnt}`;
 };
@@ -592,7 +592,7 @@ const showStatus = () => {
     ['Sessions', `${counts.live.toLocaleString('en')} live`, `${counts.judged.toLocaleString('en')} with enough input`, false],
     ['Telemetry', counts.expected ? `${Math.round((100 * counts.seen) / counts.expected)} % send it` : 'none expected yet', counts.expected ? 'of sessions that got a page' : '', false],
     ['Revocations', board.entries.toLocaleString('en'), board.backend === 'embedded' ? 'kept in this process' : board.connected ? 'shared through Redis' : 'Redis is away; this replica goes on alone', !board.connected],
-    ['Model', status.in_force.model.calibrated ? 'knows this site' : 'has not learnt this site', [status.in_force.model.hash.slice(0, 8), drift(status.drift)].filter(Boolean).join(' · '), false],
+    ['Model', status.in_force.model.calibrated ? 'knows this site' : 'knows too few people here', [status.in_force.model.hash.slice(0, 8), drift(status.drift)].filter(Boolean).join(' · '), false],
     ['Policy', status.in_force.policy_version.slice(0, 8) || '–', status.in_force.reload_error ? 'the changed file has mistakes; the old policy holds' : status.in_force.policy_from.split('/').pop(), Boolean(status.in_force.reload_error)],
   ];
   if (status.candidate_drift) items.push(['Candidate model', status.in_force.candidate.hash.slice(0, 8), drift(status.candidate_drift), false]);
