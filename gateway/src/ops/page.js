@@ -380,7 +380,7 @@ const reason = (found) => {
       own ? el('i', {class: 'own', ...span(own.low, own.high)}) : null,
       el('b', {class: usual ? 'usual' : '', left: `${place(found.value)}%`})),
     el('p', {class: 'quiet'}, found.text ? '' : `Here ${figure(found.value)}${unit}; usual for people: ${figure(found.usual_low)} to ${figure(found.usual_high)}${unit}. `,
-      own ? 'The thin line is this person’s own range. ' : '',
+      own ? `For this person, the thin line: ${figure(own.low)} to ${figure(own.high)}${unit} in ${own.sessions} sessions. ` : '',
       found.contribution >= 0 ? `Raised the score by ${figure(found.contribution * 100)} points.` : `Lowered the score by ${figure(-found.contribution * 100)} points.`));
 };
 
