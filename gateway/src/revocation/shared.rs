@@ -225,7 +225,12 @@ impl Shared {
     ) -> Result<std::convert::Infallible, RedisError> {
         let found = self.ask_position(&mut connection, &history).await?;
         let mut at = match position.take() {
-            Some(known) if self.continues(&mut connection, &known, &found).await? => known,
+            Some(known) if self.continues(&mut connection, &known, &found).await? => {
+                if history.is_none() || history != known.history {
+                    self.compare(&mut connection, false).await?;
+                }
+                Position { history: history.clone(), ..known }
+            }
             _ => self.read_all(&mut connection, found).await?,
         };
         let mut is_behind = true;
@@ -295,17 +300,16 @@ impl Shared {
         Ok(Position { epoch, history: history.clone(), sequence, last_id })
     }
 
-    /// Whether the history in Redis is the one we know, only longer: the same server tells it, and our last
-    /// entry is still in it. Another server may lack what the former one acknowledged, even where it has all
-    /// that we had read there.
+    /// Whether the history in Redis is the one we know, only longer: our last entry is still in it. It
+    /// is not after a failover that lost what we had read from the old master. What the old master had
+    /// acknowledged and we had not read, [`Shared::compare`] finds.
     async fn continues(
         &self,
         connection: &mut MultiplexedConnection,
         known: &Position,
         found: &Position,
     ) -> Result<bool, RedisError> {
-        let is_told_by_another = known.history.is_none() || known.history != found.history;
-        if is_told_by_another || known.epoch != found.epoch || known.sequence > found.sequence {
+        if known.epoch != found.epoch || known.sequence > found.sequence {
             return Ok(false);
         }
         if known.last_id == found.last_id || known.sequence == 0 {
@@ -370,6 +374,13 @@ impl Shared {
         connection: &mut MultiplexedConnection,
         found: Position,
     ) -> Result<Position, RedisError> {
+        self.compare(connection, true).await?;
+        Ok(found)
+    }
+
+    /// Looks at every record, and queues for writing what Redis lacks. What we lack is taken only if it does
+    /// not come by the stream, in its order.
+    async fn compare(&self, connection: &mut MultiplexedConnection, takes: bool) -> Result<(), RedisError> {
         let mut present = HashSet::new();
         let mut cursor = 0u64;
         loop {
@@ -391,7 +402,9 @@ impl Shared {
                     let text = text.as_deref().and_then(|text| str::from_utf8(text).ok());
                     let (key, record) = (name.and_then(Key::parse), text.and_then(Record::decode));
                     let (Some(key), Some(record)) = (key, record) else { continue };
-                    self.apply(key, record.clone(), now);
+                    if takes {
+                        self.apply(key, record.clone(), now);
+                    }
                     // What the board could not take (it is full) is not ours to write back either.
                     if self.board.get(&key).is_none_or(|known| known == record)
                         && present.len() < SCAN_KEYS_MAX
@@ -412,7 +425,7 @@ impl Shared {
             self.lock().backlog = lost.into();
             self.wake.notify_one();
         }
-        Ok(found)
+        Ok(())
     }
 
     fn apply(&self, key: Key, record: Record, now: gaitway_models::Timestamp) -> Applied {
